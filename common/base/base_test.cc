@@ -1,0 +1,123 @@
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+
+#include "common/base/files.h"
+#include "common/base/log.h"
+#include "common/base/pidfd.h"
+#include "common/base/strings.h"
+
+namespace ublk_operator {
+namespace {
+
+class FilesTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = ::testing::TempDir() + "base_test.XXXXXX";
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    dir_ = pattern;
+  }
+  void TearDown() override { std::filesystem::remove_all(dir_); }
+  std::string dir_;
+};
+
+TEST(ErrorTest, SaysWhatFailedOnWhatAndWhy) {
+  const Error with_detail{EBUSY, "start_user_recovery", "ublk3", "the old server still holds it"};
+  EXPECT_EQ(with_detail.to_string(),
+            "EBUSY start_user_recovery ublk3: the old server still holds it");
+  const Error bare{ENOENT, "open", "/nowhere", ""};
+  EXPECT_EQ(bare.to_string(), "ENOENT open /nowhere: No such file or directory");
+  EXPECT_EQ(errno_name(4711), "errno 4711");
+}
+
+TEST(ResultDeathTest, TheValueOfAnErrorAborts) {
+  const Result<int> result = Error{EIO, "read", "disk", ""};
+  EXPECT_EQ(result.err(), EIO);
+  EXPECT_DEATH((void)result.value(), "EIO read disk");
+}
+
+TEST_F(FilesTest, AtomicWriteReplacesTheWholeFile) {
+  const std::string path = dir_ + "/state.json";
+  ASSERT_TRUE(write_file_atomically(path, "first, and longer"));
+  ASSERT_TRUE(write_file_atomically(path, "second"));
+  EXPECT_EQ(read_file(path, 100).value(), "second");
+  EXPECT_FALSE(std::filesystem::exists(path + ".tmp"));
+}
+
+TEST_F(FilesTest, AFailedWriteLeavesTheOldFile) {
+  const std::string path = dir_ + "/state.json";
+  ASSERT_TRUE(write_file_atomically(path, "old"));
+  std::filesystem::create_directory(path + ".tmp");  // the temporary cannot be made
+  EXPECT_EQ(write_file_atomically(path, "new").err(), EISDIR);
+  EXPECT_EQ(read_file(path, 100).value(), "old");
+}
+
+TEST_F(FilesTest, ReadingIsBounded) {
+  const std::string path = dir_ + "/big";
+  ASSERT_TRUE(write_file_atomically(path, std::string(101, 'x')));
+  EXPECT_EQ(read_file(path, 100).err(), EFBIG);
+}
+
+TEST_F(FilesTest, RemovingWhatIsNotThereIsFine) {
+  EXPECT_TRUE(remove_file_durably(dir_ + "/nothing"));
+  EXPECT_EQ(make_directories(dir_ + "/a/b/c").err(), 0);
+  EXPECT_TRUE(std::filesystem::is_directory(dir_ + "/a/b/c"));
+}
+
+TEST(PidfdTest, TellsThatAProcessHasExited) {
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    ::pause();
+    ::_exit(0);
+  }
+  auto pidfd = Pidfd::open(child);
+  ASSERT_TRUE(pidfd.ok());
+  EXPECT_FALSE(pidfd->exited());
+  EXPECT_TRUE(process_start_ticks(child).ok());
+  EXPECT_TRUE(pidfd->kill(SIGKILL).ok());
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  EXPECT_TRUE(pidfd->exited());
+  EXPECT_EQ(pidfd->kill(SIGKILL).err(), ESRCH);
+  EXPECT_EQ(process_start_ticks(child).err(), ENOENT);
+}
+
+TEST(EventFdTest, ManySignalsAreOneWakeUp) {
+  auto event = EventFd::create();
+  ASSERT_TRUE(event.ok());
+  event->signal();
+  event->signal();
+  uint64_t count = 0;
+  EXPECT_EQ(::read(event->fd(), &count, sizeof count), 8);
+  EXPECT_EQ(count, 2U);
+  EXPECT_EQ(::read(event->fd(), &count, sizeof count), -1);
+  EXPECT_EQ(errno, EAGAIN);
+}
+
+TEST(StringsTest, NearestFindsTyposAndNothingElse) {
+  const std::vector<std::string> modes{"None", "Queue", "Reissue", "FailIO"};
+  EXPECT_EQ(nearest("reisue", modes), "Reissue");
+  EXPECT_EQ(nearest("failio", modes), "FailIO");
+  EXPECT_EQ(nearest("Something", modes), "");
+}
+
+TEST(StringsTest, SplitKeepsEmptyParts) {
+  EXPECT_EQ(split("a,,b", ',').size(), 3U);
+  EXPECT_EQ(split("", ',').size(), 1U);
+  EXPECT_EQ(trim("  x \n"), "x");
+  EXPECT_EQ(join({"a", "b"}, ", "), "a, b");
+}
+
+TEST(LogTest, AnUnknownLevelNamesThePossibleOnes) {
+  const auto logger = make_logger("test", "loud");
+  ASSERT_FALSE(logger.ok());
+  EXPECT_NE(logger.error().to_string().find("debug, info, warn or error"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace ublk_operator

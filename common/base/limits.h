@@ -1,0 +1,50 @@
+// Every bound of the programs in one place, each with a line on why that number.
+#pragma once
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+namespace ublk_operator::limits {
+
+using namespace std::chrono_literals;
+
+// A node's volumes. Each costs the agent one thread and some 20 descriptors; 4 times what a large
+// node carries today.
+inline constexpr size_t volumes_max = 1024;
+
+// Manifests. A real one is under 1 KiB; a folder of 1024 volumes in one file still fits.
+inline constexpr size_t manifest_bytes_max = 4 << 20;
+inline constexpr size_t yaml_depth_max = 32;
+// Nodes of a document after aliases are expanded: an alias bomb ends here.
+inline constexpr size_t yaml_nodes_max = 100'000;
+
+// One message between our processes (SOCK_SEQPACKET, below the default socket buffer of 208 KiB).
+inline constexpr size_t message_bytes_max = 64 << 10;
+inline constexpr size_t message_fds_max = 16;
+
+// Kernel: UBLK_MAX_NR_QUEUES, UBLK_MAX_QUEUE_DEPTH and the 25 bit buffer offset (ublk_drv.c).
+inline constexpr uint32_t queues_max = 4096;
+inline constexpr uint32_t queue_depth_max = 4096;
+inline constexpr uint32_t io_bytes_max = 32 << 20;
+// What all buffers of one volume may take: queues x depth x maxIOSize is locked memory.
+inline constexpr uint64_t volume_buffer_bytes_max = uint64_t{1} << 30;
+
+// Names: a volume's name is a DNS-1123 subdomain in Kubernetes, a file name on the node, a link in
+// /dev/ublk/by-name.
+inline constexpr size_t volume_name_bytes_max = 253;
+
+// Control commands that answer at once on a healthy device; the slowest seen is ADD with 2 queues,
+// 30 ms under TCG.
+inline constexpr auto command_deadline = 10s;
+// START_DEV and END_USER_RECOVERY wait for every FETCH of the server.
+inline constexpr auto serve_deadline = 30s;
+// From the server's death until the kernel let go of ublkcN: a backend that holds I/O delays it, so
+// it is only when this passes that the condition says so; waiting goes on.
+inline constexpr auto release_warn_after = 5s;
+// Servers: from spawn until the channel says "ready", and from grant to "serving".
+inline constexpr auto server_ready_deadline = 20s;
+
+// Events kept for each volume, for `ublkctl events`.
+inline constexpr size_t events_per_volume_max = 64;
+
+}  // namespace ublk_operator::limits
