@@ -1,0 +1,31 @@
+// Kubernetes quantities and Go durations, as far as volumes need them.
+// Source   k8s.io/apimachinery/pkg/api/resource/quantity.go: decimal number, then one of "", Ki Mi
+// Gi Ti Pi Ei,
+//          k M G T P E, or an exponent. Only whole numbers of bytes are accepted.
+#pragma once
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "common/base/result.h"
+
+namespace ublk_operator {
+
+// "10Gi" -> bytes. EINVAL with what was wrong (negative, fraction of a byte, suffix), ERANGE beyond
+// 2^63-1.
+[[nodiscard]] Result<uint64_t> parse_quantity(std::string_view text);
+// The shortest exact form: "10Gi", "1536Mi", "4096" for what no suffix fits.
+[[nodiscard]] std::string format_quantity(uint64_t bytes);
+
+// "1m30s", "500ms", "2h" -> milliseconds; "0" is allowed, a bare number is not. EINVAL, ERANGE
+// beyond 24 days.
+[[nodiscard]] Result<std::chrono::milliseconds> parse_duration(std::string_view text);
+[[nodiscard]] std::string format_duration(std::chrono::milliseconds duration);
+
+// RFC 3339 in UTC with whole seconds (metav1.Time); format_time_micro has microseconds
+// (metav1.MicroTime).
+[[nodiscard]] std::string format_time(std::chrono::system_clock::time_point time);
+[[nodiscard]] std::string format_time_micro(std::chrono::system_clock::time_point time);
+
+}  // namespace ublk_operator

@@ -1,0 +1,63 @@
+// What the agent and the spawner say to each other (MessageSocket at the spawner's socket path;
+// root only).
+//
+//   agent   -> spawner {"type":"spawn", "id", program...}  -> {"type":"spawned", "server":{...}} +
+//   [pidfd, channel]
+//                                                           | {"type":"error", errno, operation,
+//                                                           object, detail}
+//   agent   -> spawner {"type":"list"}   -> {"type":"servers", "servers":[...]} + [pidfd, channel]
+//   a server, in order, in
+//                                           as many messages as message_fds_max asks for; the last
+//                                           has "last":true
+//   agent   -> spawner {"type":"bind", "id", "volume", "generation"}: remembered for the next list;
+//   no answer spawner -> agent   {"type":"exited", "id", "pid", "code"|"signal"}   pushed to every
+//   connected agent agent   -> spawner {"type":"shutdown"}: kill all servers, wait for them, exit.
+//   Only for tests and uninstall.
+//
+// The spawner is the parent of every server and does nothing else: no control command, no backend,
+// no volume file. Agents come and go; servers end with the spawner (PR_SET_PDEATHSIG) and only with
+// it.
+#pragma once
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+
+#include "common/base/pidfd.h"
+#include "common/ipc/message_socket.h"
+
+namespace ublk_operator {
+
+struct SpawnRequest {
+  std::string program;       // path of ublk-server
+  uint64_t arena_bytes = 0;  // buffer memory to map and lock before "ready"
+  uint64_t memory_max_bytes =
+      0;  // memory.max of its own leaf cgroup; 0: no limit, or no cgroup writable
+};
+
+// One server as the spawner knows it.
+struct ServerInfo {
+  uint64_t id = 0;  // of this spawner's life, never reused
+  pid_t pid = -1;
+  uid_t uid = 0;  // its own; the device node is given to it at grant
+  std::string program;
+  uint64_t arena_bytes = 0;
+  std::string volume;  // empty: a warm standby
+  uint64_t generation = 0;
+};
+
+struct SpawnedServer {
+  ServerInfo info;
+  Pidfd pidfd;
+  MessageSocket channel;  // the agent's end; the spawner keeps a copy
+};
+
+struct ExitNotice {
+  uint64_t id = 0;
+  pid_t pid = -1;
+  int exit_code = -1;  // or
+  int signal = 0;
+  [[nodiscard]] std::string to_string() const;  // "killed by SIGKILL (9)", "exited with status 1"
+};
+
+}  // namespace ublk_operator
