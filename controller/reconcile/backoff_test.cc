@@ -1,0 +1,66 @@
+#include "controller/reconcile/backoff.h"
+
+#include <gtest/gtest.h>
+
+namespace ublk_operator::reconcile {
+namespace {
+
+using namespace std::chrono_literals;
+
+class RestartHistoryTest : public ::testing::Test {
+ protected:
+  RestartHistory history_;
+  RestartHistory::Time now_{100s};
+  BackOff back_off_{100ms, 1000ms};
+};
+
+TEST_F(RestartHistoryTest, TheFirstFailureIsTriedAgainAtOnce) {
+  history_.failed(now_, back_off_, 0);
+  EXPECT_EQ(history_.retry_in(now_), 0ms);
+}
+
+TEST_F(RestartHistoryTest, FurtherFailuresWaitTwiceAsLongUpToTheMaximum) {
+  std::vector<std::chrono::milliseconds> delays;
+  for (int i = 0; i < 7; ++i) {
+    history_.failed(now_, back_off_, 0);
+    delays.push_back(history_.retry_in(now_));
+  }
+  EXPECT_EQ(delays, (std::vector<std::chrono::milliseconds>{0ms, 100ms, 200ms, 400ms, 800ms, 1000ms,
+                                                            1000ms}));
+}
+
+TEST_F(RestartHistoryTest, JitterOnlyLengthensAndByAQuarterAtMost) {
+  history_.failed(now_, back_off_, 1);
+  history_.failed(now_, back_off_, 1);
+  EXPECT_EQ(history_.retry_in(now_), 125ms);
+}
+
+TEST_F(RestartHistoryTest, TenKillsOfAServingServerWaitForNothing) {
+  for (int i = 0; i < 10; ++i) history_.died(now_, 300ms, back_off_, 1);
+  EXPECT_EQ(history_.retry_in(now_), 0ms);
+  EXPECT_FALSE(history_.crash_loop(3));
+}
+
+TEST_F(RestartHistoryTest, ARequestThatKillsItsServerIsACrashLoop) {
+  for (int i = 0; i < 4; ++i) history_.died(now_, 5ms, back_off_, 0);
+  EXPECT_TRUE(history_.crash_loop(3));
+  EXPECT_EQ(history_.retry_in(now_), 400ms);
+  EXPECT_EQ(history_.retry_in(now_ + 400ms), 0ms);
+}
+
+TEST_F(RestartHistoryTest, AMinuteOfServiceForgivesAndSoDoesAPerson) {
+  for (int i = 0; i < 4; ++i) history_.failed(now_, back_off_, 0);
+  history_.died(now_, 60s, back_off_, 0);
+  EXPECT_EQ(history_.failures_in_row(), 0U);
+  history_.failed(now_, back_off_, 0);
+  history_.reset();
+  EXPECT_EQ(history_.failures_in_row(), 0U);
+}
+
+TEST_F(RestartHistoryTest, HugeCountsDoNotOverflow) {
+  for (int i = 0; i < 100; ++i) history_.failed(now_, BackOff{1h, 24h}, 0);
+  EXPECT_EQ(history_.retry_in(now_), 24h);
+}
+
+}  // namespace
+}  // namespace ublk_operator::reconcile
