@@ -1,0 +1,68 @@
+// BackendStore: the backends of this node's volumes, as far as they must be opened, made or removed
+// with privilege. Pools are folders; a volume's file lies beneath its pool and is opened beneath
+// it, never checked then opened (openat2 RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS |
+// RESOLVE_NO_MAGICLINKS). Errors   ENOENT: unknown pool (detail lists the known ones) or the file
+// vanished; EXDEV, ELOOP: the path leaves the pool
+//          or holds a symlink; EACCES; ENOSPC; EISDIR/EINVAL: not a regular file; EFBIG: the file
+//          is larger than the size asked for (data would be cut off); ESTALE: another file lies
+//          there now than the one this volume had; EBUSY: the file belongs to another volume of
+//          this node. Each detail says what to do.
+// Threads  any.
+#pragma once
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/api/volume.h"
+#include "common/base/result.h"
+#include "common/base/unique_fd.h"
+#include "nlohmann/json.hpp"
+#include "node/agent/state_store.h"
+
+namespace ublk_operator {
+
+// What a server gets: make_backend()'s config and descriptors.
+struct OpenBackend {
+  nlohmann::json config;
+  std::vector<UniqueFd> fds;
+  std::optional<BackendIdentity> identity;  // none for kinds that keep nothing
+  uint64_t size_bytes = 0;
+  uint32_t discard_granularity_bytes = 0;  // 0: no discard
+  bool durable = true;                     // flush and FUA mean something
+  std::string watch_directory;  // folder whose changes may concern it ("" : none), for inotify
+  std::string watch_name;       // the file's name in that folder
+  [[nodiscard]] Result<OpenBackend> duplicate() const;
+};
+
+class BackendStore {
+ public:
+  // `pools`: name to absolute folder. A folder need not exist yet; it is looked up at each open.
+  explicit BackendStore(std::map<std::string, std::string> pools);
+
+  // Opens the volume's backend, making it when it is not there and `known` is empty (a new volume):
+  // sub-folders, file, size (Thin: sparse; Thick: allocated). An existing file with data is taken
+  // as it is; one that is smaller is grown. With `known`: nothing is ever made, the file must be
+  // that very one (ESTALE otherwise, ENOENT when it is gone). The file then belongs to `volume`
+  // until release().
+  [[nodiscard]] Result<OpenBackend> open(const std::string& volume, const VolumeSpec& spec,
+                                         const std::optional<BackendIdentity>& known);
+  void release(const std::string& volume);
+
+  // reclaimPolicy Delete: removes the file if it still is `known`; a file that is gone is fine.
+  [[nodiscard]] Result<void> remove(const std::string& volume, const VolumeSpec& spec,
+                                    const BackendIdentity& known);
+
+  // Is the file still in its place? (removed or replaced under a live volume: ENOENT, ESTALE)
+  [[nodiscard]] Result<void> check(const VolumeSpec& spec, const BackendIdentity& known);
+
+ private:
+  std::map<std::string, std::string> pools_;
+  std::mutex mutex_;
+  std::map<std::pair<uint64_t, uint64_t>, std::string> owners_;  // identity -> volume
+};
+
+}  // namespace ublk_operator

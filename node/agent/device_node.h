@@ -1,0 +1,50 @@
+// What users see of a device: its node's owner and mode, and the link /dev/ublk/by-name/NAME.
+// Threads  any; one volume from one thread at a time.
+#pragma once
+#include <sys/types.h>
+
+#include <string>
+
+#include "common/api/volume.h"
+#include "common/base/result.h"
+#include "node/ublk/device.h"
+
+namespace ublk_operator {
+
+struct NodePaths {
+  std::string dev_dir = "/dev";  // where devtmpfs is
+  std::string by_name_dir = "/dev/ublk/by-name";
+  std::string udev_dir = "/run/ublk-operator/udev";  // read by the shipped udev rule
+};
+
+// Before START_DEV: writes <udev_dir>/ublkbN so that udev gives the node this owner and mode from
+// the start (UBLK_OPERATOR_MODE=0660, UBLK_OPERATOR_OWNER=<uid>, UBLK_OPERATOR_GROUP=<gid>).
+// EINVAL: an owner or group that this machine does not know (detail names it).
+[[nodiscard]] Result<void> announce_access(const NodePaths& paths, DeviceId id,
+                                           const DeviceAccess& access);
+// After it, and whenever the spec changes: chown and chmod of /dev/ublkbN (machines without udev,
+// and changes).
+[[nodiscard]] Result<void> apply_access(const NodePaths& paths, DeviceId id,
+                                        const DeviceAccess& access);
+// Gives /dev/ublkcN to the uid of the server that may open it; root, mode 0600 otherwise.
+[[nodiscard]] Result<void> give_char_device(const NodePaths& paths, DeviceId id, uid_t uid);
+
+// Points by-name/NAME at ../../ublkbN, atomically (a reader sees the old or the new one). Names may
+// hold dots and dashes.
+[[nodiscard]] Result<void> link_device(const NodePaths& paths, const std::string& name,
+                                       DeviceId id);
+// Removes the link if it points at this device; a missing one is fine. Also removes
+// <udev_dir>/ublkbN.
+[[nodiscard]] Result<void> unlink_device(const NodePaths& paths, const std::string& name,
+                                         DeviceId id);
+
+// Who has the disk open: kernels without TRY_STOP_DEV. Best effort: an O_EXCL open (mounts, LVM,
+// MD, other holders), then the open files of every process this one can see (/proc/PID/fd), then
+// /proc/*/mountinfo of every mount namespace seen.
+struct DiskUsers {
+  bool in_use = false;
+  std::string who;  // "mounted at /mnt", "process 4711 (postgres)", "claimed exclusively"
+};
+[[nodiscard]] Result<DiskUsers> find_disk_users(const NodePaths& paths, DeviceId id);
+
+}  // namespace ublk_operator

@@ -1,0 +1,115 @@
+// What we meant, on disk: two small versioned files a volume.
+//   <state>/volumes/NAME.json   durable: the last accepted manifest and where it came from, the
+//   backend's identity, what
+//                               people asked for (stopped, paused), counters. Not written during a
+//                               recovery.
+//   <run>/leases/NAME.json      ends with the boot, as devices do (tmpfs): the device's id and
+//   shape, the lease's generation,
+//                               step and holder. Every step is written before it is done.
+// Both are safe to lose: the kernel says what exists, the manifests what is wanted. A file that
+// cannot be read is moved aside to NAME.json.broken and reported, never guessed at. Errors   the
+// errno of the file system, with the path. Threads  one StateStore may be used from many threads as
+// long as each volume's files are used by one at a time.
+#pragma once
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/api/volume.h"
+#include "common/base/result.h"
+#include "common/base/unique_fd.h"
+#include "node/ublk/device.h"
+
+namespace ublk_operator {
+
+// A file's identity: what a recovery must find again.
+struct BackendIdentity {
+  uint64_t device = 0;  // st_dev
+  uint64_t inode = 0;
+  friend bool operator==(const BackendIdentity&, const BackendIdentity&) = default;
+};
+
+// Where a manifest came from; a removal counts only when this very folder says so.
+struct SourceIdentity {
+  std::string file;                // path of the manifest
+  std::string directory_identity;  // "<f_fsid>:<inode>" of its folder
+  friend bool operator==(const SourceIdentity&, const SourceIdentity&) = default;
+};
+
+struct VolumeRecord {
+  Volume volume;  // metadata and spec as last accepted; status is not stored
+  SourceIdentity source;
+  std::optional<BackendIdentity> backend;
+  bool removing = false;  // the manifest is gone
+  bool stopped = false;   // by hand
+  bool paused = false;
+  uint64_t recovery_count = 0;
+  std::string last_recovery_reason;
+  std::string last_recovery_time;
+  std::optional<int64_t> last_recovery_us;
+  uint64_t lease_generation = 0;  // at least the last one granted before this boot
+  friend bool operator==(const VolumeRecord&, const VolumeRecord&) = default;
+};
+
+// Steps of a lease, each written before it is done. Repeating a step is safe.
+enum class LeaseStep {
+  none,      // no server was let near the device
+  fencing,   // the holder is dead or being killed
+  released,  // START_USER_RECOVERY is being asked (6.12: must not be repeated once it succeeded)
+  granted,   // a server may open ublkcN and reach the backend
+  serving,
+};
+[[nodiscard]] const char* to_string(LeaseStep step);
+
+struct Lease {
+  DeviceId device = 0;
+  uint64_t generation = 0;
+  LeaseStep step = LeaseStep::none;
+  bool recovery_begun = false;  // START_USER_RECOVERY succeeded since the last release
+  pid_t holder_pid = -1;
+  uint64_t holder_start_ticks = 0;  // with the boot, the holder's identity
+  VolumeSpec device_spec;           // the spec the device was made from
+  friend bool operator==(const Lease&, const Lease&) = default;
+};
+
+struct BrokenRecord {
+  std::string path;
+  Error error;
+};
+
+class StateStore {
+ public:
+  // Makes the folders and takes the lock (<state>/lock) that makes one agent the writer.
+  // EWOULDBLOCK: another agent holds it (detail names its pid if it can be read).
+  [[nodiscard]] static Result<std::unique_ptr<StateStore>> open(const std::string& state_dir,
+                                                                const std::string& run_dir);
+
+  // All volumes of the last life, and what could not be read.
+  struct Loaded {
+    std::vector<VolumeRecord> volumes;
+    std::vector<BrokenRecord> broken;
+  };
+  [[nodiscard]] Result<Loaded> load();
+  [[nodiscard]] Result<void> save(const VolumeRecord& record);
+  [[nodiscard]] Result<void> erase(const std::string& name);  // record and lease
+
+  // nullopt: there is none (or it was unreadable and moved aside).
+  [[nodiscard]] std::optional<Lease> load_lease(const std::string& name);
+  [[nodiscard]] Result<void> save_lease(const std::string& name, const Lease& lease);
+  [[nodiscard]] Result<void> erase_lease(const std::string& name);
+
+  // A random id of this node, made on first use, for machines without /etc/machine-id.
+  [[nodiscard]] Result<std::string> node_id();
+
+ private:
+  StateStore(std::string state_dir, std::string run_dir, UniqueFd lock);
+  std::string state_dir_;
+  std::string run_dir_;
+  UniqueFd lock_;
+};
+
+}  // namespace ublk_operator
