@@ -1,0 +1,27 @@
+# The Debian packages this project's chores need. Sourced.
+# shellcheck shell=bash
+
+BUILD_PACKAGES=(g++ cmake ninja-build ccache pkg-config liburing-dev libcpprest-dev libyaml-cpp-dev libspdlog-dev
+  libgtest-dev libgmock-dev nlohmann-json3-dev libcli11-dev libcap-dev libcap2-bin libseccomp-dev prometheus-cpp-dev)
+LINT_PACKAGES=(clang-format-19 clang-tidy-19 shellcheck)
+LAB_PACKAGES=(qemu-system-x86 qemu-utils mmdebstrap debian-archive-keyring cpio kmod e2fsprogs busybox-static xz-utils
+  zstd jq util-linux)
+
+# install_missing PACKAGE...: does nothing, quickly, when all are there.
+install_missing() {
+  local missing
+  mapfile -t missing < <(comm -23 <(printf '%s\n' "$@" | sort -u) \
+    <(dpkg-query -W -f '${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p' | sort -u))
+  ((${#missing[@]})) || return 0
+  [[ $(id -u) == 0 ]] || fail 1 "missing Debian packages: ${missing[*]}. Install them, or run this as root."
+  step "installing ${missing[*]}" apt_install "${missing[@]}"
+}
+
+apt_install() {
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get -o DPkg::Lock::Timeout=300 update -qq
+  apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "$@"
+}
+
+lab_deps() { install_missing "${LAB_PACKAGES[@]}"; }
+all_deps() { install_missing "${BUILD_PACKAGES[@]}" "${LINT_PACKAGES[@]}" "${LAB_PACKAGES[@]}"; }

@@ -1,0 +1,132 @@
+# Builds the lab's VM out of Debian packages: one root filesystem (Debian 12 like the build host,
+# so that what was built outside runs inside) with the modules of every lab kernel, and for each
+# kernel its vmlinuz and a tiny initrd. All results live in the cache, see cached() in common.sh.
+# shellcheck shell=bash
+
+LAB_KERNELS=(7.2 6.12)      # the first is the default: every ublk feature; 6.12: none of the newer ones
+LAB_DISK_SIZE=12G           # sparse
+
+# lab_image: builds what is missing, sets LAB_IMAGE to the folder with root.img, SERIES/vmlinuz,
+# SERIES/initrd and SERIES/release (`uname -r`).
+lab_image() {
+  local key
+  # The common case, everything is there, takes no lock: results never change once they have their name.
+  key=$(digest "$LAB_DIR"/{image.sh,apt.sh,rootfs.packages} "$LAB_DIR"/guest/*)
+  LAB_IMAGE=$LAB_CACHE/image-$key
+  [[ -d $LAB_IMAGE ]] && return
+  say "building the lab VM in $LAB_CACHE (first use, or its recipe changed)"
+  with_cache_lock lab_image_locked "$key"
+}
+
+lab_image_locked() {
+  local start kernels rootfs
+  start=$(now_ms)
+  cached kernels "$(digest "$LAB_DIR/apt.sh" "${LAB_KERNELS[@]}" "$(declare -f lab_fetch_kernel)")" lab_build_kernels; kernels=$REPLY
+  cached rootfs "$(digest "$LAB_DIR/rootfs.packages" "$(declare -f lab_bootstrap)")" lab_build_rootfs; rootfs=$REPLY
+  cached image "$1" lab_build_image "$kernels" "$rootfs"; LAB_IMAGE=$REPLY
+  say "lab VM ready: $(seconds "$start") s"
+}
+
+lab_build_kernels() {
+  local out=$1 series
+  step "reading package lists of the newer suites" suite_apt_update
+  for series in "${LAB_KERNELS[@]}"; do
+    step "fetching kernel $series" lab_fetch_kernel "$series" "$out/$series"
+  done
+}
+
+# lab_fetch_kernel SERIES OUT: the newest packaged kernel of that series, unpacked: release, vmlinuz
+# and tree/lib/modules/RELEASE with its module index.
+lab_fetch_kernel() {
+  local series=$1 out=$2 release modules deb
+  release=$(suite_apt apt-cache pkgnames "linux-image-$series." |
+    sed -nE 's/^linux-image-([0-9.]+\+deb[0-9]+-amd64)$/\1/p' | sort -V | tail -n 1)
+  [[ -n $release ]] || fail 1 "no linux-image-$series.* package in trixie or trixie-backports." \
+    "If Debian has moved on to a newer series, name it in LAB_KERNELS (tests/lab/image.sh)."
+  mkdir -p "$out"/{deb,raw,tree/lib/modules}
+  # Since 7.0 the image package is only a shell around three others.
+  (cd "$out/deb" && { suite_apt apt-get download -q "linux-base-$release" "linux-binary-$release" \
+    "linux-modules-$release" || suite_apt apt-get download -q "linux-image-$release"; })
+  for deb in "$out"/deb/*.deb; do dpkg -x "$deb" "$out/raw"; done
+  mv "$(find "$out/raw" -type f -name "vmlinuz*")" "$out/vmlinuz"
+  modules=$(dirname "$(find "$out/raw" -type d -path "*/modules/$release/kernel")")
+  mv "$modules" "$out/tree/lib/modules/"
+  depmod -b "$out/tree" "$release"
+  printf '%s\n' "$release" >"$out/release"
+  rm -rf "$out/deb" "$out/raw"
+}
+
+lab_build_rootfs() { step "bootstrapping Debian 12 with the lab's packages" lab_bootstrap "$1"; }
+
+lab_bootstrap() {
+  local out=$1 packages
+  packages=$(sed 's/#.*//' "$LAB_DIR/rootfs.packages" | xargs | tr ' ' ',')
+  mmdebstrap --variant=minbase --mode=root --keyring="$DEBIAN_KEYRING" --include="$packages" \
+    --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+    --dpkgopt='path-exclude=/usr/share/locale/*' \
+    bookworm "$out/root" "$(debian_mirror)"
+  rm -rf "$out"/root/var/{cache/apt,lib/apt/lists}/*
+}
+
+lab_build_image() {
+  local kernels=$1 rootfs=$2 out=$3
+  step "packing the disk image" lab_pack_image "$kernels" "$rootfs" "$out"
+}
+
+lab_pack_image() {
+  local kernels=$1 rootfs=$2 out=$3 root=$3/root series release
+  cp -a --reflink=auto "$rootfs/root" "$root"
+  for series in "${LAB_KERNELS[@]}"; do
+    release=$(<"$kernels/$series/release")
+    mkdir -p "$root/usr/lib/modules" "$out/$series"
+    cp -a --reflink=auto "$kernels/$series/tree/lib/modules/$release" "$root/usr/lib/modules/"
+    cp "$kernels/$series"/{vmlinuz,release} "$out/$series/"
+    lab_pack_initrd "$root" "$release" "$out/$series/initrd"
+  done
+  lab_install_guest "$root"
+  truncate -s "$LAB_DISK_SIZE" "$out/root.img"
+  # Journal and tables are initialised here, so that no boot does it in the background.
+  mke2fs -q -F -t ext4 -L lab -E lazy_itable_init=0,lazy_journal_init=0 -d "$root" "$out/root.img"
+  rm -rf "$root"
+}
+
+# lab_pack_initrd ROOT RELEASE OUT: just enough to mount the disk.
+lab_pack_initrd() {
+  local root=$1 release=$2 out=$3 dir module order=10
+  dir=$(mktemp -d)
+  mkdir -p "$dir"/{bin,modules,new,dev,proc,sys}
+  cp /bin/busybox "$dir/bin/"
+  install -m 755 "$LAB_DIR/guest/initrd-init" "$dir/init"
+  while read -r module; do
+    case $module in
+      *.xz) xz -dc "$module" >"$dir/modules/$order-$(basename "$module" .xz)" ;;
+      *.zst) zstd -qdc "$module" >"$dir/modules/$order-$(basename "$module" .zst)" ;;
+      *) cp "$module" "$dir/modules/" ;;
+    esac
+    order=$((order + 1))
+  done < <(modprobe -d "$root" -S "$release" -a --show-depends virtio_pci virtio_blk ext4 |
+    awk '/^insmod/ && !seen[$2]++ {print $2}')
+  ((order > 10)) || fail 1 "no modules found for the initrd of $release"
+  (cd "$dir" && find . | cpio -o -H newc --quiet | gzip -1) >"$out"
+  rm -rf "$dir"
+}
+
+lab_install_guest() {
+  local root=$1
+  mkdir -p "$root"/{lab,repo,build,results,job}
+  install -m 755 "$LAB_DIR"/guest/{init,run-job,lab-cut} "$root/lab/"
+  install -m 644 "$LAB_DIR/guest/lab.service" "$root/etc/systemd/system/"
+  printf 'ublk-lab\n' >"$root/etc/hostname"
+  printf '127.0.0.1 localhost ublk-lab\n' >"$root/etc/hosts"
+  printf '/dev/vda / ext4 defaults 0 1\n' >"$root/etc/fstab"
+  printf '0123456789abcdef0123456789abcdef\n' >"$root/etc/machine-id"
+  # Nobody logs in, and housekeeping would only disturb measurements.
+  local unit
+  for unit in getty@.service serial-getty@.service systemd-timesyncd.service systemd-pcrphase.service \
+    apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
+    fstrim.timer systemd-networkd-wait-online.service; do
+    ln -sf /dev/null "$root/etc/systemd/system/$unit"
+  done
+  mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
+  ln -sf ../lab.service "$root/etc/systemd/system/multi-user.target.wants/lab.service"
+}

@@ -1,0 +1,183 @@
+#!/bin/bash
+# Runs one job as root in a throw-away VM whose kernel has ublk. `./dev vm` is this script.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. "$LAB_DIR/apt.sh"
+. "$LAB_DIR/deps.sh"
+. "$LAB_DIR/image.sh"
+
+STATUS_USAGE=64          # wrong arguments
+STATUS_NO_VERDICT=70     # the VM ended (panic, power cut) before the job did
+STATUS_KERNEL_BROKE=71   # the job said 0, but its kernel reported a bug
+STATUS_TIMEOUT=124
+
+usage() {
+  cat <<'USAGE'
+usage: ./dev vm [OPTIONS] PROGRAM [ARGS...]
+       ./dev vm [OPTIONS] -c 'SHELL COMMANDS'
+
+Runs PROGRAM (a script or executable of this machine) as root in a VM with a ublk kernel and passes
+its output and exit status on. In the VM: /repo is this repository and /build the build folder (both
+read-only, /build/bin on PATH), $UBLK_RESULTS is a folder that survives. The VM's disk does not.
+
+  --kernel 7.2|6.12   kernel series (default 7.2)
+  --preset NAME       which build/NAME becomes /build (default release)
+  --systemd           boot systemd as PID 1 and run PROGRAM from a unit (slower)
+  --timeout S         kill the VM after S seconds, status 124 (default 600)
+  --mem M, --cpus N   memory in QEMU's notation (default 4G), virtual CPUs (default 2)
+  --results DIR       the folder behind $UBLK_RESULTS (default: one that is deleted afterwards)
+  --env NAME=VALUE    set a variable for PROGRAM (repeatable)
+  --disk FILE         add a raw disk: /dev/vdb, /dev/vdc... (repeatable; it is written to)
+  --overlay FILE      keep the VM's disk in this qcow2 file (made if missing), so that the next boot
+                      with it sees what this one wrote; in the VM `lab-cut [STATUS]` cuts the power
+  --tolerate-kernel-bugs   only report a kernel BUG, WARNING or hung task, do not fail for it
+  --verbose           also show the kernel's log
+
+Exit status: the program's; 64 usage; 70 the VM ended before the program did; 71 the program
+succeeded but the kernel reported a bug; 124 timeout.
+USAGE
+}
+
+kernel=${LAB_KERNELS[0]} preset=release flavour=fast timeout=600 memory=4G cpus=2
+results='' overlay='' verbose='' tolerate='' environment=() disks=() command=()
+while (($#)); do
+  case $1 in
+    --kernel) kernel=${2:?}; shift 2 ;;
+    --preset) preset=${2:?}; shift 2 ;;
+    --systemd) flavour=systemd; shift ;;
+    --timeout) timeout=${2:?}; shift 2 ;;
+    --mem) memory=${2:?}; shift 2 ;;
+    --cpus) cpus=${2:?}; shift 2 ;;
+    --results) results=${2:?}; shift 2 ;;
+    --env) environment+=("${2:?}"); shift 2 ;;
+    --disk) disks+=("${2:?}"); shift 2 ;;
+    --overlay) overlay=${2:?}; shift 2 ;;
+    --tolerate-kernel-bugs) tolerate=1; shift ;;
+    --verbose) verbose=1; shift ;;
+    -c) command=(/bin/bash -c "${2:?}" job "${@:3}"); break ;;
+    -h | --help) usage; exit ;;
+    --) shift; break ;;
+    -*) fail $STATUS_USAGE "unknown option $1 (see ./dev vm --help)" ;;
+    *) break ;;
+  esac
+done
+[[ " ${LAB_KERNELS[*]} " == *" $kernel "* ]] ||
+  fail $STATUS_USAGE "no kernel $kernel in the lab; it has: ${LAB_KERNELS[*]}"
+[[ $timeout =~ ^[1-9][0-9]*$ ]] || fail $STATUS_USAGE "--timeout wants whole seconds, not '$timeout'"
+if ((!${#command[@]} && !$#)); then usage >&2; exit $STATUS_USAGE; fi
+
+lab_deps
+lab_image
+
+run=$(mktemp -d "${TMPDIR:-/tmp}/ublk-lab.XXXXXX")
+mkdir "$run/job" "$run/results" "$run/nothing"
+results=${results:-$run/results}
+mkdir -p "$results"; results=$(realpath "$results")
+build=$REPO/build/$preset; [[ -d $build ]] || build=$run/nothing
+touch "$run/status" "$run/kernel.log"
+
+qemu_pid='' relay_pid='' tail_pid=''
+# shellcheck disable=SC2317
+cleanup() {
+  local pid
+  for pid in $qemu_pid $relay_pid $tail_pid; do kill "$pid" 2>/dev/null || true; done
+  rm -rf "$run"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# A program below the repository or the build keeps its neighbours; any other is copied in.
+if ((!${#command[@]})); then
+  program=$(realpath -e "$1" 2>/dev/null) || fail $STATUS_USAGE "no such program: $1"
+  [[ -f $program ]] || fail $STATUS_USAGE "not a program: $1"
+  case $program in
+    "$build"/*) inside=/build/${program#"$build"/} ;;
+    "$REPO"/*) inside=/repo/${program#"$REPO"/} ;;
+    *) cp "$program" "$run/job/program"; inside=/job/program ;;
+  esac
+  if [[ -x $program ]]; then command=("$inside"); else command=(/bin/bash "$inside"); fi
+  command+=("${@:2}")
+fi
+printf '%s\0' "${command[@]}" >"$run/job/command"
+{
+  printf 'export UBLK_LAB_KERNEL=%q\n' "$kernel"
+  ((!${#environment[@]})) || printf 'export %q\n' "${environment[@]}"
+} >"$run/job/environment"
+
+# KVM where it works. The device alone proves nothing: in a nested machine it can be there while
+# guests never run an instruction; without the processor's flag it is such a one.
+accel=tcg,thread=multi
+if [[ -w /dev/kvm ]] && grep -qwE 'vmx|svm' /proc/cpuinfo; then accel=kvm; fi
+
+base=$LAB_IMAGE/root.img
+if [[ -n $overlay ]]; then
+  # The disk outlives the VM here, so flushes are honoured; the throw-away one ignores them.
+  [[ -e $overlay ]] || qemu-img create -q -f qcow2 -b "$base" -F raw "$overlay"
+  root_drive="file=$overlay,format=qcow2,cache=writeback"
+else
+  qemu-img create -q -f qcow2 -b "$base" -F raw "$run/root.qcow2"
+  root_drive="file=$run/root.qcow2,format=qcow2,cache=unsafe"
+fi
+append="console=ttyS0 quiet loglevel=5 panic=-1 oops=panic mitigations=off nokaslr"
+if [[ $flavour == systemd ]]; then
+  append+=" init=/lib/systemd/systemd systemd.log_target=kmsg systemd.show_status=0"
+fi
+share() { printf -- 'local,path=%s,mount_tag=%s,security_model=none,readonly=%s,multidevs=remap' "$2" "$1" "$3"; }
+mkfifo "$run/out"
+qemu=(qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -msg timestamp=on
+  -accel "${UBLK_LAB_ACCEL:-$accel}" -cpu max -smp "$cpus" -m "$memory"
+  -kernel "$LAB_IMAGE/$kernel/vmlinuz" -initrd "$LAB_IMAGE/$kernel/initrd" -append "$append"
+  -drive "if=virtio,$root_drive"
+  -chardev "file,id=kernel,path=$run/kernel.log,append=on" -serial chardev:kernel
+  -device virtio-serial-pci
+  -chardev "file,id=out,path=$run/out" -device "virtserialport,chardev=out,name=lab.out"
+  -chardev "file,id=status,path=$run/status" -device "virtserialport,chardev=status,name=lab.status"
+  -virtfs "$(share job "$run/job" on)" -virtfs "$(share repo "$REPO" on)"
+  -virtfs "$(share build "$build" on)" -virtfs "$(share results "$results" off)"
+  -device virtio-rng-pci)
+((!${#disks[@]})) || for disk in "${disks[@]}"; do
+  [[ -f $disk || -b $disk ]] || fail $STATUS_USAGE "--disk $disk: no such file; make one with: truncate -s 1G $disk"
+  qemu+=(-drive "if=virtio,file=$disk,format=raw,cache=writeback")
+done
+
+start=$(now_ms)
+cat "$run/out" & relay_pid=$!
+if [[ -n $verbose ]]; then tail -n +1 -f "$run/kernel.log" >&2 & tail_pid=$!; fi
+"${qemu[@]}" </dev/null >"$run/qemu.log" 2>&1 & qemu_pid=$!
+
+# Wait for QEMU or for the deadline, whichever is first; both are children, so wait -n wakes at once.
+sleep "$timeout" & alarm_pid=$!
+timed_out=''
+wait -n "$qemu_pid" "$alarm_pid" || true
+if kill -0 "$qemu_pid" 2>/dev/null; then timed_out=1; kill -KILL "$qemu_pid"; fi
+kill "$alarm_pid" 2>/dev/null || true
+qemu_status=0; wait "$qemu_pid" 2>/dev/null || qemu_status=$?
+qemu_pid=''
+# QEMU never opened the fifo if it failed early: give the relay its end of file.
+: <>"$run/out"
+wait "$relay_pid" || true; relay_pid=''
+elapsed=$(seconds "$start")
+
+. "$LAB_DIR/kernel-log.sh"
+job_status=$(<"$run/status")
+bugs=$(kernel_bugs "$run/kernel.log")
+cp "$run/kernel.log" "$results/kernel.log"
+[[ -z $bugs ]] || { say "the kernel reported a bug:"; printf '%s\n' "$bugs" >&2; }
+last_lines() { say "last lines of the kernel's log:"; tail -n 25 "$run/kernel.log" | tr -d '\r' >&2; }
+
+if [[ -n $timed_out ]]; then
+  last_lines
+  fail $STATUS_TIMEOUT "timeout: ${command[*]} did not end within $timeout s on kernel $kernel; the VM was killed." \
+    "A higher limit: --timeout S."
+fi
+case $job_status in
+  '')
+    ((qemu_status == 0)) || tail -n 5 "$run/qemu.log" >&2
+    last_lines
+    fail $STATUS_NO_VERDICT "the VM ended after $elapsed s (QEMU status $qemu_status), before ${command[*]} did." ;;
+  poweroff) say "the job powered the VM off; clean end after $elapsed s"; exit 0 ;;
+  0) [[ -z $bugs || -n $tolerate ]] || exit $STATUS_KERNEL_BROKE; exit 0 ;;
+  *) exit "$job_status" ;;
+esac
