@@ -1,16 +1,17 @@
 // Backend: where a volume's bytes live. One Backend a volume, one BackendQueue a queue (thread). A
-// backend knows nothing of ublk, and the queue above it nothing of files.
+// backend knows nothing of ublk, and the queue above it nothing of files. docs/backends.md draws
+// the life of one.
 //
-//   open fds + spec --> make_backend() --> geometry() --> open_queue() per queue thread
+//   config + fds --> make_backend() --> open_queue() per queue thread
 //   then for every request:  start() -> done now, or: ring completion -> advance() -> ... -> done
 //
-// Errors   a result is bytes done (>= 0) or a negative errno, which reaches the application as it
-// is (EIO, ENOSPC, EROFS,
-//          EOPNOTSUPP: the block layer then does write-zeroes by writing).
+// Errors   a result is bytes done (>= 0; flush: 0) or a negative errno, which reaches the
+//          application as the block layer translates it (EIO, ENOSPC; EOPNOTSUPP: the block layer
+//          then does write-zeroes by writing).
 // Threads  Backend: immutable after make_backend, shared. BackendQueue: only its queue's thread.
 // Fence    all I/O of a queue goes through the Ring it was given, so that the ring's end proves the
-// end of its I/O. A
-//          backend that cannot promise this says so in fence() and must offer another proof.
+//          end of its I/O. A backend that cannot promise this says so in fence() and must offer
+//          another proof.
 // Memory   no allocation and no lock per request; per-tag state is made in open_queue().
 #pragma once
 #include <cstddef>
@@ -80,7 +81,8 @@ class Backend {
 
 // Makes the backend of a grant: `config` is the object that the agent wrote for its kind ({"kind":
 // "file", ...}), `fds` the descriptors that came with it, in the order the kind's room documents.
-// EINVAL: unknown kind or wrong config.
+// Every kind takes "latency_ns" (see delay/). EINVAL: unknown kind, wrong config, or a backend that
+// cannot hold this volume.
 [[nodiscard]] Result<std::unique_ptr<Backend>> make_backend(const nlohmann::json& config,
                                                             std::vector<UniqueFd> fds);
 
