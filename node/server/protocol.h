@@ -1,27 +1,30 @@
 // What the agent and a ublk-server say to each other over the server's channel (MessageSocket), and
-// nothing else does.
+// nothing else does. Each message is an object with a "type".
 //
-//   server -> agent   {"type":"ready"}                                 once: memory locked, waiting
-//   for a volume agent  -> server  {"type":"prepare", geometry...}                  size buffers
-//   and rings; touches nothing outside server -> agent   {"type":"prepared"} (or "failed") agent ->
-//   server  {"type":"grant", device, generation, backend...} + fds: the right to open ublkcN and
-//   the backend server -> agent   {"type":"fetching"}                              all FETCH
-//   commands are submitted server -> agent   {"type":"failed", errno, operation, object, detail} it
-//   exits afterwards agent  -> server  {"type":"stats", "id"}  ->  {"type":"stats", "id", ...} at
-//   any time after grant agent  -> server  {"type":"describe"}     ->  {"type":"described", ...}
-//   what it holds, for adoption
+//   server -> agent   ready      once: memory locked, waiting for a volume
+//   agent  -> server  prepare    sizes buffers and rings; touches nothing outside
+//   server -> agent   prepared   or failed
+//   agent  -> server  grant      + fds: the right to open ublkcN and the backend
+//   server -> agent   fetching   all FETCH commands are submitted; or failed
+//   server -> agent   failed     the server exits with status 1
+//   agent  -> server  stats      -> stats       at any time after the grant
+//   agent  -> server  describe   -> described   what it holds, for adoption
 //
-// A closed channel does not end a server: the spawner holds a copy of the agent's end, and hands it
-// to the next agent. The server ends when its spawner does (PR_SET_PDEATHSIG), when it is killed,
-// or when the kernel takes its queues back (every fetch completed with ENODEV: the device was
-// stopped or quiesced).
+// Errors   a message that makes no sense ends a server that serves nothing yet (failed), and is
+//          ignored by one that serves. from_json: EPROTO (a field is missing or of another type),
+//          EINVAL (a value that cannot be).
+//
+// A closed channel does not end a server that serves: the spawner holds a copy of the agent's end,
+// and hands it to the next agent. The server ends when its spawner does (PR_SET_PDEATHSIG), when it
+// is killed, or, with status 0, when the kernel takes its queues back (every fetch completed with
+// ENODEV: the device was stopped or quiesced).
 #pragma once
 #include <sys/types.h>
 
 #include <cstdint>
 #include <map>
-#include <optional>
 #include <string>
+#include <vector>
 
 #include "common/api/volume.h"
 #include "common/base/result.h"
@@ -29,6 +32,19 @@
 #include "node/ublk/device.h"
 
 namespace ublk_operator {
+
+// What the server found itself to be: it drops and gains nothing, whoever started it must have
+// (node/spawner).
+struct ReadyMessage {
+  uid_t uid = 0;
+  bool has_capabilities = false;  // effective or permitted ones
+  bool no_new_privileges = false;
+  bool io_flusher = false;     // PR_SET_IO_FLUSHER; threads inherit it
+  bool memory_locked = false;  // if not, `warning` says why
+  uint64_t arena_bytes = 0;
+  uint64_t startup_us = 0;  // from the begin of main() until this message
+  std::string warning;
+};
 
 // Sent as soon as the geometry is known, so that memory is ready before the old server's device is
 // released.
@@ -67,7 +83,11 @@ struct DescribedMessage {
   bool fetching = false;
 };
 
+[[nodiscard]] nlohmann::json to_json(const ReadyMessage& message);
+[[nodiscard]] Result<ReadyMessage> ready_from_json(const nlohmann::json& json);
 [[nodiscard]] nlohmann::json to_json(const Geometry& geometry);
+// EINVAL also for what no server could serve: no queue, a depth or buffers beyond
+// common/base/limits.h, blocks and sizes that do not fit each other.
 [[nodiscard]] Result<Geometry> geometry_from_json(const nlohmann::json& json);
 [[nodiscard]] nlohmann::json to_json(const PrepareMessage& message);
 [[nodiscard]] Result<PrepareMessage> prepare_from_json(const nlohmann::json& json);
