@@ -1,18 +1,22 @@
 // What the agent and the spawner say to each other (MessageSocket at the spawner's socket path;
 // root only).
 //
-//   agent   -> spawner {"type":"spawn", "id", program...}  -> {"type":"spawned", "server":{...}} +
-//   [pidfd, channel]
-//                                                           | {"type":"error", errno, operation,
-//                                                           object, detail}
-//   agent   -> spawner {"type":"list"}   -> {"type":"servers", "servers":[...]} + [pidfd, channel]
-//   a server, in order, in
-//                                           as many messages as message_fds_max asks for; the last
-//                                           has "last":true
-//   agent   -> spawner {"type":"bind", "id", "volume", "generation"}: remembered for the next list;
-//   no answer spawner -> agent   {"type":"exited", "id", "pid", "code"|"signal"}   pushed to every
-//   connected agent agent   -> spawner {"type":"shutdown"}: kill all servers, wait for them, exit.
-//   Only for tests and uninstall.
+// Requests carry "request", a number that the answer repeats; either may be answered with
+//   {"type":"error", errno, operation, object, detail}.
+//
+//   {"type":"spawn", program, arena_bytes, memory_max_bytes}
+//       -> {"type":"spawned", "server":{...}} + [pidfd, channel]        once exec has succeeded
+//   {"type":"list"}
+//       -> {"type":"servers", "servers":[...], "last":bool} + [pidfd, channel] a server, in order,
+//          in as many messages as message_fds_max asks for
+//   {"type":"bind", id, volume, generation}
+//       remembered for the next list; no answer
+//   {"type":"subscribe"}
+//       -> {"type":"subscribed"}, and from then on this connection gets for every server that ends
+//          {"type":"exited", id, pid, "code"|"signal"}
+//   {"type":"shutdown"}
+//       -> {"type":"stopped"} when all servers are killed and reaped; then the spawner exits.
+//          Only for tests and uninstall.
 //
 // The spawner is the parent of every server and does nothing else: no control command, no backend,
 // no volume file. Agents come and go; servers end with the spawner (PR_SET_PDEATHSIG) and only with
@@ -29,10 +33,10 @@
 namespace ublk_operator {
 
 struct SpawnRequest {
-  std::string program;       // path of ublk-server
+  std::string program;       // absolute path of ublk-server
   uint64_t arena_bytes = 0;  // buffer memory to map and lock before "ready"
-  uint64_t memory_max_bytes =
-      0;  // memory.max of its own leaf cgroup; 0: no limit, or no cgroup writable
+  // memory.max of its own leaf cgroup; 0: no limit. Not applied when no cgroup is writable.
+  uint64_t memory_max_bytes = 0;
 };
 
 // One server as the spawner knows it.
@@ -59,5 +63,13 @@ struct ExitNotice {
   int signal = 0;
   [[nodiscard]] std::string to_string() const;  // "killed by SIGKILL (9)", "exited with status 1"
 };
+
+// EPROTO: a field is missing, of the wrong type or out of range; the detail names it.
+[[nodiscard]] nlohmann::json to_json(const SpawnRequest& request);
+[[nodiscard]] Result<SpawnRequest> spawn_request_from_json(const nlohmann::json& json);
+[[nodiscard]] nlohmann::json to_json(const ServerInfo& info);
+[[nodiscard]] Result<ServerInfo> server_info_from_json(const nlohmann::json& json);
+[[nodiscard]] nlohmann::json to_json(const ExitNotice& notice);
+[[nodiscard]] Result<ExitNotice> exit_notice_from_json(const nlohmann::json& json);
 
 }  // namespace ublk_operator
