@@ -14,7 +14,7 @@ debian_mirror() {
   printf '%s\n' "$mirror"
 }
 
-# suite_apt COMMAND ARGS...: apt-get, apt-cache with the trixie suites as the only sources.
+# suite_apt COMMAND ARGS...: apt-get, apt-cache with only the suites below as sources.
 suite_apt() {
   local command=$1 dir=$LAB_CACHE/apt; shift
   "$command" -oDir::Etc::SourceList="$dir/sources.list" -oDir::Etc::SourceParts=/dev/null \
@@ -26,7 +26,7 @@ suite_apt_update() {
   local dir=$LAB_CACHE/apt mirror suite
   mkdir -p "$dir"/{lists/partial,cache/archives/partial}
   mirror=$(debian_mirror)
-  for suite in trixie trixie-updates trixie-backports; do
+  for suite in bookworm-backports trixie trixie-updates trixie-backports; do
     printf 'deb [signed-by=%s] %s %s main\n' "$DEBIAN_KEYRING" "$mirror" "$suite"
   done >"$dir/sources.list"
   suite_apt apt-get update -qq

@@ -14,7 +14,7 @@ STATUS_TIMEOUT=124
 
 usage() {
   cat <<'USAGE'
-usage: ./dev vm [OPTIONS] PROGRAM [ARGS...]
+usage: ./dev vm [OPTIONS] PROGRAM [ARGS...]     a file of this machine, or a bare name found inside
        ./dev vm [OPTIONS] -c 'SHELL COMMANDS'
 
 Runs PROGRAM (a script or executable of this machine) as root in a VM with a ublk kernel and passes
@@ -28,6 +28,7 @@ read-only, /build/bin on PATH), $UBLK_RESULTS is a folder that survives. The VM'
   --mem M, --cpus N   memory in QEMU's notation (default 4G), virtual CPUs (default 2)
   --results DIR       the folder behind $UBLK_RESULTS (default: one that is deleted afterwards)
   --env NAME=VALUE    set a variable for PROGRAM (repeatable)
+  --add FILE          put a copy of FILE into /job/bin, which is on PATH (repeatable)
   --disk FILE         add a raw disk: /dev/vdb, /dev/vdc... (repeatable; it is written to)
   --overlay FILE      keep the VM's disk in this qcow2 file (made if missing), so that the next boot
                       with it sees what this one wrote; in the VM `lab-cut [STATUS]` cuts the power
@@ -40,7 +41,7 @@ USAGE
 }
 
 kernel=${LAB_KERNELS[0]} preset=release flavour=fast timeout=600 memory=4G cpus=2
-results='' overlay='' verbose='' tolerate='' environment=() disks=() command=()
+results='' overlay='' verbose='' tolerate='' environment=() added=() disks=() command=()
 while (($#)); do
   case $1 in
     --kernel) kernel=${2:?}; shift 2 ;;
@@ -51,6 +52,7 @@ while (($#)); do
     --cpus) cpus=${2:?}; shift 2 ;;
     --results) results=${2:?}; shift 2 ;;
     --env) environment+=("${2:?}"); shift 2 ;;
+    --add) added+=("${2:?}"); shift 2 ;;
     --disk) disks+=("${2:?}"); shift 2 ;;
     --overlay) overlay=${2:?}; shift 2 ;;
     --tolerate-kernel-bugs) tolerate=1; shift ;;
@@ -65,13 +67,22 @@ done
 [[ " ${LAB_KERNELS[*]} " == *" $kernel "* ]] ||
   fail $STATUS_USAGE "no kernel $kernel in the lab; it has: ${LAB_KERNELS[*]}"
 [[ $timeout =~ ^[1-9][0-9]*$ ]] || fail $STATUS_USAGE "--timeout wants whole seconds, not '$timeout'"
-if ((!${#command[@]} && !$#)); then usage >&2; exit $STATUS_USAGE; fi
+if ((!${#command[@]})); then
+  (($#)) || { usage >&2; exit $STATUS_USAGE; }
+  program=''
+  if [[ -f $1 ]]; then
+    program=$(realpath "$1")
+  elif [[ $1 == */* ]]; then
+    fail $STATUS_USAGE "no such program: $1"
+  fi
+fi
 
 lab_deps
 lab_image
 
 run=$(mktemp -d "${TMPDIR:-/tmp}/ublk-lab.XXXXXX")
-mkdir "$run/job" "$run/results" "$run/nothing"
+mkdir -p "$run/job/bin" "$run/results" "$run/nothing"
+((!${#added[@]})) || cp -t "$run/job/bin" -- "${added[@]}"
 results=${results:-$run/results}
 mkdir -p "$results"; results=$(realpath "$results")
 build=$REPO/build/$preset; [[ -d $build ]] || build=$run/nothing
@@ -90,14 +101,13 @@ trap 'exit 143' TERM HUP
 
 # A program below the repository or the build keeps its neighbours; any other is copied in.
 if ((!${#command[@]})); then
-  program=$(realpath -e "$1" 2>/dev/null) || fail $STATUS_USAGE "no such program: $1"
-  [[ -f $program ]] || fail $STATUS_USAGE "not a program: $1"
   case $program in
+    '') inside=$1 ;;
     "$build"/*) inside=/build/${program#"$build"/} ;;
     "$REPO"/*) inside=/repo/${program#"$REPO"/} ;;
     *) cp "$program" "$run/job/program"; inside=/job/program ;;
   esac
-  if [[ -x $program ]]; then command=("$inside"); else command=(/bin/bash "$inside"); fi
+  if [[ -z $program || -x $program ]]; then command=("$inside"); else command=(/bin/bash "$inside"); fi
   command+=("${@:2}")
 fi
 printf '%s\0' "${command[@]}" >"$run/job/command"
@@ -126,7 +136,7 @@ if [[ $flavour == systemd ]]; then
 fi
 share() { printf -- 'local,path=%s,mount_tag=%s,security_model=none,readonly=%s,multidevs=remap' "$2" "$1" "$3"; }
 mkfifo "$run/out"
-qemu=(qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -msg timestamp=on
+qemu=("${LAB_QEMU[@]}" -nodefaults -no-user-config -display none -no-reboot -msg timestamp=on
   -accel "${UBLK_LAB_ACCEL:-$accel}" -cpu max -smp "$cpus" -m "$memory"
   -kernel "$LAB_IMAGE/$kernel/vmlinuz" -initrd "$LAB_IMAGE/$kernel/initrd" -append "$append"
   -drive "if=virtio,$root_drive"
