@@ -520,10 +520,7 @@ TEST_F(LocalApiTest, ClientsBeyondTheBoundAreToldAndPlacesComeFreeAgain) {
   EXPECT_THAT(third.error().detail, HasSubstr("2 clients are connected"));
 
   first.close();
-  const auto deadline = steady_clock::now() + kSoon;
-  while (client.get("a").err() == ENOTCONN && steady_clock::now() < deadline)
-    std::this_thread::yield();
-  EXPECT_EQ(client.get("a").err(), ENOENT);
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(client.get("a").err(), ENOENT);
 }
 
 TEST_F(LocalApiTest, AClientThatAsksNothingGivesUpItsPlace) {

@@ -500,6 +500,13 @@ void Server::accept_one() {
   const Error busy{EUSERS, "connect", options_.path,
                    std::to_string(options_.clients_max) +
                        " clients are connected already; end one (ublkctl events --watch?)"};
+  // A caller that has just hung up (each call is a connection) may not be noticed yet.
+  constexpr int grace_ms = 200;
+  std::array<pollfd, 2> polled{pollfd{ended_.fd(), POLLIN, 0}, pollfd{stop_.fd(), POLLIN, 0}};
+  if (slots_.size() >= options_.clients_max && ::poll(polled.data(), polled.size(), grace_ms) > 0) {
+    ended_.drain();
+    reap();
+  }
   if (slots_.size() >= options_.clients_max) return turn_away(fd.get(), busy);
   auto wake = EventFd::create();
   if (!wake) return turn_away(fd.get(), wake.error());
