@@ -76,6 +76,12 @@ class TempDirectory {
   std::string path_;
 };
 
+// The path of a program beside this test, wherever the build folder is mounted.
+std::string helper_program(const std::string& name) {
+  return std::filesystem::read_symlink("/proc/self/exe").parent_path().parent_path() /
+         "node/spawner" / name;
+}
+
 // The build's programs where any uid can read them, whatever the way to the build folder allows.
 std::string install_program(const std::string& program, const std::string& folder) {
   std::string copy = folder + "/" + std::filesystem::path(program).filename().string();
@@ -95,7 +101,7 @@ std::optional<ExitNotice> next_notice(SpawnerClient& client) {
 class SpawnerTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    program_ = install_program(FAKE_SERVER, directory_.path());
+    program_ = install_program(helper_program("spawner_fake_server"), directory_.path());
     options_.socket_path = directory_.path() + "/spawner.sock";
     options_.uid_lock_directory = directory_.path() + "/uids";
     options_.use_cgroups = false;  // this process is not the spawner's alone
@@ -439,9 +445,9 @@ TEST(UidPoolTest, AUidRestsAsLongAsThereAreOthers) {
 class SpawnerDaemonTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    program_ = install_program(FAKE_SERVER, directory_.path());
+    program_ = install_program(helper_program("spawner_fake_server"), directory_.path());
     socket_ = directory_.path() + "/spawner.sock";
-    options_.program = TEST_DAEMON;
+    options_.program = helper_program("spawner_test_daemon");
     options_.arguments = {socket_, directory_.path() + "/uids"};
     options_.log_file = directory_.path() + "/log/spawner.log";
     options_.timeout = patience;
