@@ -49,7 +49,8 @@ Result<void> write_all(int fd, std::string_view data, std::string_view object) {
   return {};
 }
 
-Result<void> write_file_atomically(const std::string& path, std::string_view text, mode_t mode) {
+Result<void> write_file_atomically(const std::string& path, std::string_view text, mode_t mode,
+                                   Durability durability) {
   // A fixed name: what a crash left behind is overwritten by the next try instead of piling up.
   const std::string temporary = path + ".tmp";
   {
@@ -60,9 +61,11 @@ Result<void> write_file_atomically(const std::string& path, std::string_view tex
       ::unlink(temporary.c_str());
       return written;
     }
-    if (::fsync(fd.get()) < 0) return errno_error("fsync", temporary);
+    if (durability == Durability::machine && ::fsync(fd.get()) < 0)
+      return errno_error("fsync", temporary);
   }
   if (::rename(temporary.c_str(), path.c_str()) < 0) return errno_error("rename", path);
+  if (durability == Durability::process) return {};
   return sync_directory(parent_of(path));
 }
 

@@ -12,10 +12,15 @@ namespace ublk_operator {
 // EFBIG when the file holds more than `bytes_max`.
 [[nodiscard]] Result<std::string> read_file(const std::string& path, size_t bytes_max);
 
-// Temporary file beside it, fsync, rename, fsync of the folder. Any failure leaves the old file as
-// it was.
+// What a file must survive: a crash of the machine too, or (tmpfs, or what lies in a path that may
+// not wait for a disk) only of the process.
+enum class Durability { machine, process };
+
+// Temporary file beside it, fsync, rename, fsync of the folder (no fsync for Durability::process).
+// Any failure leaves the old file as it was.
 [[nodiscard]] Result<void> write_file_atomically(const std::string& path, std::string_view text,
-                                                 mode_t mode = 0600);
+                                                 mode_t mode = 0600,
+                                                 Durability durability = Durability::machine);
 
 // unlink and fsync of the folder; a file that is not there is fine.
 [[nodiscard]] Result<void> remove_file_durably(const std::string& path);
