@@ -916,7 +916,7 @@ std::future<int> FakeBlockFile::submit(FakeIo io) {
   std::future<int> done = request->done.get_future();
   const DevicePtr device = kernel_->find_device(id_);
   if (!device || device->disk != disk_serial_) {
-    request->done.set_value(EIO);  // the disk is gone, only its opener is left
+    request->done.set_value(io.write ? ENOSPC : end_of_disk);
     return done;
   }
   device->waiting.push_back(std::move(request));

@@ -66,7 +66,9 @@ class FakeBlockFile {
   ~FakeBlockFile();  // close(2); I/O that was submitted goes on
 
   // Becomes 0 or a (positive) errno when the request ends; a request that waits for a server has no
-  // end until one comes.
+  // end until one comes. end_of_disk: a read after the disk was removed, which finds no bytes (a
+  // write then gets ENOSPC): its size is 0, and no request reaches the driver (block/fops.c).
+  static constexpr int end_of_disk = -1;
   [[nodiscard]] std::future<int> submit(FakeIo io);
 
  private:

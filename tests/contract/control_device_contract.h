@@ -28,6 +28,9 @@ inline constexpr auto soon = 20'000ms;
 // Long enough to believe that something does not happen.
 inline constexpr auto a_while = 150ms;
 
+// A read that got no bytes: what is left to an opener of a disk that was removed (its size is 0).
+inline constexpr int end_of_disk = -1;
+
 class Server {
  public:
   Server() = default;
@@ -66,7 +69,7 @@ class Disk {
   Disk(const Disk&) = delete;
   Disk& operator=(const Disk&) = delete;
   virtual ~Disk() = default;  // close(2)
-  // One read: 0 or an errno, whenever it ends.
+  // One read: 0, an errno, or end_of_disk, whenever it ends.
   [[nodiscard]] virtual std::shared_future<int> read() = 0;
 };
 
@@ -121,7 +124,10 @@ class ControlContract : public ::testing::TestWithParam<KernelUnderTest> {
   // Waits for what the driver does on its own after a server's end.
   [[nodiscard]] bool becomes(DeviceId id, DeviceState wanted);
   // START_USER_RECOVERY, repeated while the driver still says EBUSY. The errno at the end.
-  [[nodiscard]] int begin_recovery_soon(DeviceId id);
+  [[nodiscard]] int begin_recovery_within(DeviceId id, std::chrono::milliseconds time);
+  [[nodiscard]] int begin_recovery_soon(DeviceId id) { return begin_recovery_within(id, soon); }
+  // open_char, repeated while the device is busy. The errno at the end.
+  [[nodiscard]] static int open_soon(Server& server, DeviceId id);
   // A new server takes over; the device is LIVE after.
   std::unique_ptr<Server> recover(DeviceId id);
 
