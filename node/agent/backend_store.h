@@ -1,13 +1,14 @@
 // BackendStore: the backends of this node's volumes, as far as they must be opened, made or removed
 // with privilege. Pools are folders; a volume's file lies beneath its pool and is opened beneath
 // it, never checked then opened (openat2 RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS |
-// RESOLVE_NO_MAGICLINKS). Errors   ENOENT: unknown pool (detail lists the known ones) or the file
-// vanished; EXDEV, ELOOP: the path leaves the pool
-//          or holds a symlink; EACCES; ENOSPC; EISDIR/EINVAL: not a regular file; EFBIG: the file
-//          is larger than the size asked for (data would be cut off); ESTALE: another file lies
-//          there now than the one this volume had; EBUSY: the file belongs to another volume of
-//          this node. Each detail says what to do.
-// Threads  any.
+// RESOLVE_NO_MAGICLINKS).
+// Errors   ENOENT: unknown pool (detail lists the known ones) or the file vanished; EXDEV, ELOOP:
+//          the path leaves the pool or holds a symlink; EACCES; ENOSPC; EISDIR/EINVAL: not a
+//          regular file, or the file system lacks direct I/O; EOPNOTSUPP: it cannot allocate
+//          (Thick); EFBIG: the file is larger than the size asked for (data would be cut off);
+//          ESTALE: another file lies there now than the one this volume had, or it was cut; EBUSY:
+//          the file belongs to another volume of this node. Each detail says what to do.
+// Threads  any; a slow open (mkdir, fallocate, fsync) of one volume holds up no other.
 #pragma once
 #include <cstdint>
 #include <map>
@@ -15,6 +16,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/api/volume.h"
@@ -46,8 +48,10 @@ class BackendStore {
   // Opens the volume's backend, making it when it is not there and `known` is empty (a new volume):
   // sub-folders, file, size (Thin: sparse; Thick: allocated). An existing file with data is taken
   // as it is; one that is smaller is grown. With `known`: nothing is ever made, the file must be
-  // that very one (ESTALE otherwise, ENOENT when it is gone). The file then belongs to `volume`
-  // until release().
+  // that very one (ESTALE otherwise, ENOENT when it is gone) and hold at least known->size_bytes
+  // (ESTALE: it was cut, and zeros must not take the place of data); from there it is grown when
+  // spec.size was raised. A read-only volume's file is neither made nor grown. The file then
+  // belongs to `volume` until release(); the identity returned is the `known` of the next open.
   [[nodiscard]] Result<OpenBackend> open(const std::string& volume, const VolumeSpec& spec,
                                          const std::optional<BackendIdentity>& known);
   void release(const std::string& volume);
@@ -60,9 +64,15 @@ class BackendStore {
   [[nodiscard]] Result<void> check(const VolumeSpec& spec, const BackendIdentity& known);
 
  private:
-  std::map<std::string, std::string> pools_;
-  std::mutex mutex_;
-  std::map<std::pair<uint64_t, uint64_t>, std::string> owners_;  // identity -> volume
+  using FileKey = std::pair<uint64_t, uint64_t>;  // st_dev, st_ino: unique while this node is up
+  // True: it was nobody's before. EBUSY: another volume's.
+  [[nodiscard]] Result<bool> claim(const std::string& volume, const FileKey& key,
+                                   const std::string& path);
+  void unclaim(const FileKey& key);
+
+  const std::map<std::string, std::string> pools_;
+  std::mutex mutex_;  // guards owners_ alone: no system call is made under it
+  std::map<FileKey, std::string> owners_;
 };
 
 }  // namespace ublk_operator

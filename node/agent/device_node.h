@@ -1,4 +1,6 @@
 // What users see of a device: its node's owner and mode, and the link /dev/ublk/by-name/NAME.
+// Errors   the errno of the system call with the path of the node or link; EINVAL: an unknown owner
+//          or group, or what lies at the node's path is no device of the right kind.
 // Threads  any; one volume from one thread at a time.
 #pragma once
 #include <sys/types.h>
@@ -15,6 +17,8 @@ struct NodePaths {
   std::string dev_dir = "/dev";  // where devtmpfs is
   std::string by_name_dir = "/dev/ublk/by-name";
   std::string udev_dir = "/run/ublk-operator/udev";  // read by the shipped udev rule
+  std::string proc_dir = "/proc";
+  std::string sys_dir = "/sys";
 };
 
 // Before START_DEV: writes <udev_dir>/ublkbN so that udev gives the node this owner and mode from
@@ -39,8 +43,11 @@ struct NodePaths {
                                          DeviceId id);
 
 // Who has the disk open: kernels without TRY_STOP_DEV. Best effort: an O_EXCL open (mounts, LVM,
-// MD, other holders), then the open files of every process this one can see (/proc/PID/fd), then
-// /proc/*/mountinfo of every mount namespace seen.
+// MD, other holders, on the disk or a partition), then /proc/*/mountinfo of every mount namespace
+// seen, then the open files of every process this one can see (/proc/PID/fd). Not seen: processes
+// of other pid namespaces or without the right to look at them, and kernel users that neither
+// claim nor mount. Stops at the first user. ENOENT: there is no such disk. E2BIG: more open files
+// than it looks at; nobody was found among those, which proves nothing.
 struct DiskUsers {
   bool in_use = false;
   std::string who;  // "mounted at /mnt", "process 4711 (postgres)", "claimed exclusively"

@@ -1,6 +1,10 @@
 // EventLog: what happened to the volumes of this node, bounded, repeated events counted instead of
-// listed again (as Kubernetes does: same volume, reason and message). Threads  any.
+// listed again (as Kubernetes does: same volume, reason and message).
+// Bounds   limits::events_per_volume_max a volume, limits::volumes_max volumes and some that are
+//          gone; what is oldest is dropped. Messages are cut at 1024 bytes, as Kubernetes does.
+// Threads  any.
 #pragma once
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <map>
@@ -20,15 +24,26 @@ class EventLog {
   // Also logged: one key=value line.
   void record(const std::string& volume, bool warning, const std::string& reason,
               const std::string& message);
-  [[nodiscard]] std::vector<VolumeEvent> list(
-      const std::string& volume) const;    // "" : all, oldest first
+  // "" : of all volumes. Oldest first, by when each happened last.
+  [[nodiscard]] std::vector<VolumeEvent> list(const std::string& volume) const;
   void forget(const std::string& volume);  // keeps the last few under the name for `ublkctl events`
 
  private:
-  Now now_;
-  Logger log_;
+  struct Entry {
+    uint64_t sequence = 0;  // of its last time: orders events of the same second
+    VolumeEvent event;
+  };
+  struct Events {
+    std::deque<Entry> entries;  // by sequence
+    bool forgotten = false;
+  };
+  void make_room();
+
+  const Now now_;
+  const Logger log_;
   mutable std::mutex mutex_;
-  std::map<std::string, std::deque<VolumeEvent>> by_volume_;
+  uint64_t sequence_ = 0;
+  std::map<std::string, Events> by_volume_;
 };
 
 }  // namespace ublk_operator

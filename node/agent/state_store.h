@@ -1,15 +1,15 @@
 // What we meant, on disk: two small versioned files a volume.
 //   <state>/volumes/NAME.json   durable: the last accepted manifest and where it came from, the
-//   backend's identity, what
-//                               people asked for (stopped, paused), counters. Not written during a
-//                               recovery.
+//                               backend's identity, what people asked for (stopped, paused),
+//                               counters. Not written during a recovery.
 //   <run>/leases/NAME.json      ends with the boot, as devices do (tmpfs): the device's id and
-//   shape, the lease's generation,
-//                               step and holder. Every step is written before it is done.
-// Both are safe to lose: the kernel says what exists, the manifests what is wanted. A file that
-// cannot be read is moved aside to NAME.json.broken and reported, never guessed at. Errors   the
-// errno of the file system, with the path. Threads  one StateStore may be used from many threads as
-// long as each volume's files are used by one at a time.
+//                               shape, the lease's generation, step and holder. Every step is
+//                               written before it is done; no disk is waited for.
+// Both are safe to lose: the kernel says what exists, the manifests what is wanted. A file whose
+// content cannot be understood is moved aside to NAME.json.broken and reported, never guessed at.
+// Errors   the errno of the file system, with the path; EINVAL for a name that is no file name.
+// Threads  one StateStore may be used from many threads as long as each volume's files are used by
+//          one at a time.
 #pragma once
 #include <sys/types.h>
 
@@ -26,17 +26,20 @@
 
 namespace ublk_operator {
 
-// A file's identity: what a recovery must find again.
+// A file's identity: what a recovery must find again. The three first say which file it is, also
+// after a reboot and when the file system reuses an inode number; the size says whether it was cut.
 struct BackendIdentity {
-  uint64_t device = 0;  // st_dev
+  uint64_t device = 0;  // of the file system: f_fsid or its UUID; st_dev where it has neither
   uint64_t inode = 0;
+  uint64_t birth_ns = 0;    // when the file was made; 0: the file system does not say
+  uint64_t size_bytes = 0;  // of the volume when it last had this file; 0: not known
   friend bool operator==(const BackendIdentity&, const BackendIdentity&) = default;
 };
 
 // Where a manifest came from; a removal counts only when this very folder says so.
 struct SourceIdentity {
   std::string file;                // path of the manifest
-  std::string directory_identity;  // "<f_fsid>:<inode>" of its folder
+  std::string directory_identity;  // "<f_fsid>:<inode>:<birth>" of its folder
   friend bool operator==(const SourceIdentity&, const SourceIdentity&) = default;
 };
 
@@ -77,9 +80,13 @@ struct Lease {
 };
 
 struct BrokenRecord {
-  std::string path;
+  std::string path;  // where it lies now
   Error error;
 };
+
+// The name without suffix of a volume's files: the volume's name, or for one that would make a file
+// name too long, its beginning and a hash.
+[[nodiscard]] std::string file_stem(const std::string& volume_name);
 
 class StateStore {
  public:
@@ -88,25 +95,29 @@ class StateStore {
   [[nodiscard]] static Result<std::unique_ptr<StateStore>> open(const std::string& state_dir,
                                                                 const std::string& run_dir);
 
-  // All volumes of the last life, and what could not be read.
+  // All volumes of the last life, by name, and what could not be read. Also clears away what a
+  // crash in the middle of a write left behind.
   struct Loaded {
     std::vector<VolumeRecord> volumes;
     std::vector<BrokenRecord> broken;
   };
   [[nodiscard]] Result<Loaded> load();
   [[nodiscard]] Result<void> save(const VolumeRecord& record);
-  [[nodiscard]] Result<void> erase(const std::string& name);  // record and lease
+  [[nodiscard]] Result<void> erase(const std::string& name);  // lease and record
 
   // nullopt: there is none (or it was unreadable and moved aside).
   [[nodiscard]] std::optional<Lease> load_lease(const std::string& name);
   [[nodiscard]] Result<void> save_lease(const std::string& name, const Lease& lease);
   [[nodiscard]] Result<void> erase_lease(const std::string& name);
 
-  // A random id of this node, made on first use, for machines without /etc/machine-id.
+  // A random id of this node, made on first use, for machines without /etc/machine-id. EINVAL: the
+  // file was damaged; a new id is never made then, because devices are known by it.
   [[nodiscard]] Result<std::string> node_id();
 
  private:
   StateStore(std::string state_dir, std::string run_dir, UniqueFd lock);
+  [[nodiscard]] std::string record_path(const std::string& name) const;
+  [[nodiscard]] std::string lease_path(const std::string& name) const;
   std::string state_dir_;
   std::string run_dir_;
   UniqueFd lock_;
