@@ -30,6 +30,12 @@ Result<EventFd> EventFd::create() {
   return EventFd(UniqueFd(fd));
 }
 
+EventFd EventFd::must_create() {
+  auto fd = create();
+  UBLK_CHECK(fd.ok());
+  return std::move(fd).value();
+}
+
 void EventFd::signal() const {
   const uint64_t one = 1;
   // EAGAIN means that the counter is at its maximum: it is readable, which is all that is asked.

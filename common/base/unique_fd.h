@@ -36,6 +36,9 @@ class UniqueFd {
 class EventFd {
  public:
   [[nodiscard]] static Result<EventFd> create();
+  // For members of objects whose construction cannot fail: aborts when the process is out of
+  // descriptors.
+  [[nodiscard]] static EventFd must_create();
   void signal() const;
   void drain() const;
   [[nodiscard]] int fd() const { return fd_.get(); }

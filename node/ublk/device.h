@@ -63,6 +63,10 @@ struct Geometry {
   uint32_t discard_granularity_bytes = 0;  // 0: no discard, no write-zeroes
   uint32_t discard_max_bytes = 0;
   uint32_t write_zeroes_max_bytes = 0;
+  // What the server's buffers take: one of max_io_bytes for each tag of each queue.
+  [[nodiscard]] uint64_t buffer_bytes() const {
+    return uint64_t{queues} * queue_depth * max_io_bytes;
+  }
   friend bool operator==(const Geometry&, const Geometry&) = default;
 };
 

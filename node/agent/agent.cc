@@ -1,0 +1,471 @@
+#include "node/agent/agent.h"
+
+#include <poll.h>
+#include <sys/inotify.h>
+#include <sys/utsname.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <condition_variable>
+
+#include "common/api/quantity.h"
+#include "common/base/files.h"
+#include "common/base/limits.h"
+#include "common/base/strings.h"
+#include "node/agent/identity.h"
+
+namespace ublk_operator {
+
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr auto first_connect_timeout = 10s;
+constexpr auto stats_timeout = 500ms;
+constexpr auto stop_timeout = 30s;
+
+Result<std::string> machine_id(StateStore& store) {
+  auto text = read_file("/etc/machine-id", 128);
+  if (text && !trim(*text).empty() && trim(*text) != "uninitialized")
+    return std::string(trim(*text));
+  return store.node_id();
+}
+
+const Condition* condition_of(const Volume& volume, const char* type) {
+  return find_condition(volume.status.conditions, type);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Agent>> Agent::create(AgentOptions options, Logger log) {
+  std::unique_ptr<Agent> agent(new Agent(std::move(options), std::move(log)));
+  if (auto opened = agent->open(); !opened) return std::move(opened).error();
+  return agent;
+}
+
+Agent::Agent(AgentOptions options, Logger log)
+    : options_(std::move(options)),
+      log_(log),
+      events_(format_now, std::move(log)),
+      hooks_(options_.test_hooks_dir) {}
+
+Agent::~Agent() {
+  program_watch_.reset();
+  std::map<std::string, std::shared_ptr<VolumeWorker>> workers;
+  {
+    const std::scoped_lock lock(workers_mutex_);
+    workers.swap(workers_);
+  }
+  for (auto& [name, worker] : workers) worker->request_exit();
+  workers.clear();
+  pool_.reset();
+}
+
+Result<void> Agent::open() {
+  auto store = StateStore::open(options_.state_dir, options_.run_dir);
+  if (!store) return std::move(store).error();
+  store_ = std::move(*store);
+  auto control = open_control_device();
+  if (!control) return std::move(control).error();
+  auto features = (*control)->features({limits::command_deadline, -1});
+  auto hub = WatchHub::create();
+  if (!hub) return std::move(hub).error();
+  watches_ = std::move(*hub);
+  auto id = machine_id(*store_);
+  if (!id) return std::move(id).error();
+  for (const auto& dir : {options_.paths.by_name_dir, options_.paths.udev_dir})
+    if (auto made = make_directories(dir); !made) return made;
+
+  backends_ = std::make_unique<BackendStore>(options_.pools);
+  disposable_ = make_disposable("/proc/self/exe");
+  pool_ = std::make_unique<ServerPool>(
+      ServerPoolOptions{options_.spawner_socket, options_.server_program, options_.standby_count,
+                        options_.start_spawner},
+      log_, [this] { wake_all(false); });
+  context_ = std::make_unique<WorkerContext>(WorkerContext{
+      options_.paths, *store_, *backends_, *pool_, *watches_, events_, *disposable_, hooks_, log_,
+      *id, features ? *features : 0, [] { return open_control_device(); },
+      [this](const std::string& name, std::optional<Volume> volume) {
+        publish(name, std::move(volume));
+      }});
+  return {};
+}
+
+Result<void> Agent::adopt_last_life() {
+  auto control = open_control_device();
+  if (!control) return std::move(control).error();
+  auto ids = (*control)->list();
+  if (!ids) return std::move(ids).error();
+  for (const DeviceId id : *ids) {
+    auto info = (*control)->info(id, {limits::command_deadline, -1});
+    // A device without our mark is another program's and none of our business.
+    if (info && is_volume_identity(info->identity))
+      devices_by_identity_.emplace(info->identity, id);
+  }
+  auto loaded = store_->load();
+  if (!loaded) return std::move(loaded).error();
+  for (const auto& broken : loaded->broken)
+    events_.record("", true, "StateBroken",
+                   broken.path + " was moved aside: " + broken.error.to_string());
+  for (auto& record : loaded->volumes) add_worker(std::move(record));
+  return {};
+}
+
+void Agent::add_worker(VolumeRecord record) {
+  const std::string name = record.volume.metadata.name;
+  const uint64_t identity = volume_identity(context_->node_id, record.volume.metadata.uid);
+  std::optional<DeviceId> device;
+  if (auto found = devices_by_identity_.extract(identity); !found.empty()) device = found.mapped();
+  const std::scoped_lock lock(workers_mutex_);
+  sources_[name] = record.source;
+  auto worker = std::make_shared<VolumeWorker>(*context_, std::move(record), device);
+  worker->start();
+  workers_[name] = std::move(worker);
+}
+
+Result<void> Agent::run(int stop_fd) {
+  pool_->start();
+  // Servers of the last life are known only through their spawner. Without one the volumes wait,
+  // they are not torn down.
+  if (auto connected = pool_->wait_connected(first_connect_timeout); !connected)
+    log_->warn("operation=start error=\"{}\"", connected.error().to_string());
+  if (auto adopted = adopt_last_life(); !adopted) return adopted;
+  auto folder = ManifestFolder::open(options_.volumes_dir);
+  if (!folder) return std::move(folder).error();
+  folder_ = std::move(*folder);
+  scan_manifests();
+  for (const auto& [identity, id] : devices_by_identity_)
+    events_.record(
+        "", true, "OrphanDevice",
+        object_name(id) +
+            " carries the mark of a volume that this node has no manifest for; it is left alone");
+
+  const size_t slash = options_.server_program.rfind('/');
+  auto program = watches_->watch(
+      options_.server_program.substr(0, slash), IN_CLOSE_WRITE | IN_MOVED_TO,
+      [this, file = options_.server_program.substr(slash + 1)](uint32_t, const std::string& name) {
+        if (name == file) wake_all(true);
+      });
+  if (program) program_watch_ = std::move(*program);
+  if (options_.on_ready) options_.on_ready();
+
+  pollfd fds[2] = {{stop_fd, POLLIN, 0}, {folder_->fd(), POLLIN, 0}};
+  while (true) {
+    // The folder is looked at again now and then for what inotify cannot tell: a mount over it, a
+    // network file system.
+    constexpr auto rescan = 5s;
+    const int ready = ::poll(fds, 2, static_cast<int>(rescan / 1ms));
+    if (ready > 0 && fds[0].revents != 0) return {};
+    bool scan = ready == 0;
+    if (ready > 0 && fds[1].revents != 0) {
+      const std::scoped_lock lock(folder_mutex_);
+      scan = folder_->process_events();
+      fds[1].fd = folder_->fd();
+    }
+    if (scan) scan_manifests();
+    reap_finished();
+  }
+}
+
+void Agent::scan_manifests() {
+  std::map<std::string, std::string> accepted;
+  {
+    const std::scoped_lock lock(workers_mutex_);
+    for (const auto& [name, source] : sources_) accepted[name] = source.file;
+  }
+  FolderView view;
+  {
+    const std::scoped_lock lock(folder_mutex_);
+    view = folder_->scan(accepted);
+  }
+  apply_view(view);
+}
+
+void Agent::apply_view(const FolderView& view) {
+  std::vector<Problem> problems = view.problems;
+  if (!view.readable)
+    problems.push_back(
+        {options_.volumes_dir, 0, 0, "",
+         view.unreadable_reason + "; the volumes that came from it go on as they are"});
+  report(problems);
+  if (!view.readable) return;
+  for (const auto& [name, wanted] : view.volumes) {
+    auto worker = find(name);
+    if (!worker) {
+      if (workers_.size() >= limits::volumes_max) {
+        report({{wanted.source.file, 0, 0, "",
+                 "volume " + name + " is one more than a node may have (" +
+                     std::to_string(limits::volumes_max) + ")"}});
+        continue;
+      }
+      VolumeRecord record;
+      record.volume.metadata.name = name;
+      record.volume.metadata.uid = local_volume_uid(context_->node_id, name);
+      record.source = wanted.source;
+      add_worker(std::move(record));
+      worker = find(name);
+    }
+    if (wanted.volume) {
+      {
+        const std::scoped_lock lock(workers_mutex_);
+        sources_[name] = wanted.source;
+      }
+      worker->set_wanted(*wanted.volume, wanted.source);
+    } else {
+      worker->set_broken(wanted.problems);
+    }
+  }
+  std::vector<std::shared_ptr<VolumeWorker>> removed;
+  {
+    const std::scoped_lock lock(workers_mutex_);
+    for (const auto& [name, worker] : workers_) {
+      VolumeRecord record;
+      record.volume.metadata.name = name;
+      record.source = sources_[name];
+      if (!view.volumes.contains(name) && is_removed(record, view)) removed.push_back(worker);
+    }
+  }
+  for (const auto& worker : removed) worker->set_removed();
+}
+
+void Agent::report(const std::vector<Problem>& problems) {
+  std::set<std::string> now;
+  for (const auto& problem : problems) {
+    const std::string text = problem.to_string();
+    if (!reported_.contains(text)) events_.record("", true, "ManifestProblem", text);
+    now.insert(text);
+  }
+  reported_ = std::move(now);
+}
+
+void Agent::wake_all(bool reset) {
+  std::vector<std::shared_ptr<VolumeWorker>> workers;
+  {
+    const std::scoped_lock lock(workers_mutex_);
+    for (const auto& [name, worker] : workers_) workers.push_back(worker);
+  }
+  for (const auto& worker : workers) worker->wake(reset);
+}
+
+void Agent::reap_finished() {
+  std::vector<std::shared_ptr<VolumeWorker>> finished;
+  {
+    const std::scoped_lock lock(workers_mutex_);
+    for (auto it = workers_.begin(); it != workers_.end();) {
+      if (!it->second->finished()) {
+        ++it;
+        continue;
+      }
+      finished.push_back(it->second);
+      sources_.erase(it->first);
+      it = workers_.erase(it);
+    }
+  }
+  for (const auto& worker : finished) worker->join();
+  // The manifest may have come back while its volume went.
+  if (!finished.empty()) scan_manifests();
+}
+
+std::shared_ptr<VolumeWorker> Agent::find(const std::string& name) {
+  const std::scoped_lock lock(workers_mutex_);
+  const auto it = workers_.find(name);
+  return it == workers_.end() ? nullptr : it->second;
+}
+
+void Agent::publish(const std::string& name, std::optional<Volume> volume) {
+  const std::scoped_lock lock(board_mutex_);
+  if (volume)
+    board_[name] = *volume;
+  else
+    board_.erase(name);
+  for (const auto& [id, on_change] : watchers_) on_change(name, volume);
+}
+
+// --- VolumeService
+// -----------------------------------------------------------------------------------------------------
+
+namespace {
+Error no_such_volume(const std::string& name) {
+  return {ENOENT, "get", "volume " + name, "no such volume; `ublkctl get` lists those there are"};
+}
+}  // namespace
+
+std::vector<Volume> Agent::list() {
+  const std::scoped_lock lock(board_mutex_);
+  std::vector<Volume> volumes;
+  for (const auto& [name, volume] : board_) volumes.push_back(volume);
+  return volumes;
+}
+
+Result<Volume> Agent::get(const std::string& name) {
+  auto worker = find(name);
+  if (!worker) return no_such_volume(name);
+  return worker->describe(stats_timeout);
+}
+
+std::vector<VolumeEvent> Agent::events(const std::string& volume) { return events_.list(volume); }
+
+Result<std::vector<std::string>> Agent::apply(const std::string& manifest) {
+  auto decoded = decode_manifest(manifest, "(request)");
+  std::vector<Problem> problems = decoded.problems;
+  for (const auto& document : decoded.documents)
+    problems.insert(problems.end(), document.problems.begin(), document.problems.end());
+  if (decoded.documents.empty() && problems.empty())
+    problems.push_back({"(request)", 0, 0, "", "holds no UblkVolume"});
+  if (!problems.empty()) {
+    std::vector<std::string> lines;
+    for (const auto& problem : problems) lines.push_back(problem.to_string());
+    return Error{EINVAL, "apply", "manifest", join(lines, "\n")};
+  }
+  // Each document is written as its user wrote it: from its first line to the next document's.
+  const auto lines = split(manifest, '\n');
+  std::vector<std::string> names;
+  const std::scoped_lock lock(folder_mutex_);
+  if (!folder_) return Error{EAGAIN, "apply", "agent", "it is still starting; try again"};
+  for (size_t i = 0; i < decoded.documents.size(); ++i) {
+    const auto& document = decoded.documents[i];
+    const auto first = static_cast<size_t>(std::max(document.line, 1) - 1);
+    const size_t last = i + 1 < decoded.documents.size()
+                            ? static_cast<size_t>(std::max(decoded.documents[i + 1].line, 1) - 1)
+                            : lines.size();
+    std::string text;
+    if (decoded.documents.size() == 1) {
+      text = manifest;
+    } else {
+      for (size_t line = first; line < last && line < lines.size(); ++line)
+        if (trim(lines[line]) != "---") text += std::string(lines[line]) + "\n";
+    }
+    std::optional<std::string> file;
+    {
+      const std::scoped_lock workers(workers_mutex_);
+      if (auto it = sources_.find(document.name); it != sources_.end()) file = it->second.file;
+    }
+    if (auto written = folder_->write_manifest(document.name, text, file); !written)
+      return std::move(written).error();
+    names.push_back(document.name);
+  }
+  return names;
+}
+
+Result<void> Agent::remove(const std::string& name) {
+  auto worker = find(name);
+  if (!worker) return no_such_volume(name);
+  std::string file;
+  {
+    const std::scoped_lock lock(workers_mutex_);
+    file = sources_[name].file;
+  }
+  const std::scoped_lock lock(folder_mutex_);
+  if (!folder_) return Error{EAGAIN, "delete", "agent", "it is still starting; try again"};
+  auto removed = folder_->remove_manifest(name, file);
+  if (!removed && removed.err() != ENOENT) return removed;
+  // A person said so: that counts also when the file, or its folder, had vanished before.
+  if (!removed) worker->set_removed();
+  return {};
+}
+
+Result<void> Agent::stop(const std::string& name, bool stopped, bool force) {
+  auto worker = find(name);
+  if (!worker) return no_such_volume(name);
+  if (!stopped) {
+    worker->set_stopped(false, false);
+    return {};
+  }
+  struct Outcome {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool gone = false;
+    std::string users;  // in use
+  };
+  auto outcome = std::make_shared<Outcome>();
+  worker->set_stopped(true, force);
+  const uint64_t id =
+      watch([outcome, name](const std::string& changed, const std::optional<Volume>& volume) {
+        if (changed != name) return;
+        const std::scoped_lock lock(outcome->mutex);
+        const auto* in_use = volume ? condition_of(*volume, "InUse") : nullptr;
+        const auto* ready = volume ? condition_of(*volume, "Ready") : nullptr;
+        outcome->gone = !volume || (volume->status.state.empty() && ready != nullptr &&
+                                    ready->reason == reconcile::to_string(reconcile::Why::stopped));
+        outcome->users = in_use != nullptr && in_use->status == ConditionStatus::yes
+                             ? in_use->message
+                             : std::string();
+        outcome->changed.notify_all();
+      });
+  bool gone = false;
+  std::string users;
+  {
+    std::unique_lock lock(outcome->mutex);
+    outcome->changed.wait_for(lock, stop_timeout,
+                              [&] { return outcome->gone || (!force && !outcome->users.empty()); });
+    gone = outcome->gone;
+    users = outcome->users;
+  }
+  unwatch(id);
+  if (gone) return {};
+  if (!force) {
+    worker->set_stopped(false,
+                        false);  // nothing was cut off, and nothing lies in wait for the last user
+    if (!users.empty())
+      return Error{EBUSY, "stop", "volume " + name, users + "; --force cuts its users off"};
+  }
+  return Error{ETIMEDOUT, "stop", "volume " + name,
+               "not stopped yet; `ublkctl describe " + name + "` says why"};
+}
+
+Result<void> Agent::recover(const std::string& name, bool replace_server) {
+  auto worker = find(name);
+  if (!worker) return no_such_volume(name);
+  worker->recover(replace_server);
+  return {};
+}
+
+Result<void> Agent::pause(const std::string& name, bool paused) {
+  auto worker = find(name);
+  if (!worker) return no_such_volume(name);
+  worker->set_paused(paused);
+  return {};
+}
+
+nlohmann::json Agent::support_bundle() {
+  nlohmann::json bundle;
+  utsname kernel{};
+  ::uname(&kernel);
+  bundle["kernel"] = std::string(kernel.release) + " " + kernel.version;
+  bundle["kernelFeatures"] = flags_to_string(context_->kernel_features);
+  bundle["time"] = format_now();
+  bundle["options"] = {{"volumesDir", options_.volumes_dir},
+                       {"stateDir", options_.state_dir},
+                       {"spawnerSocket", options_.spawner_socket},
+                       {"serverProgram", options_.server_program},
+                       {"pools", options_.pools}};
+  bundle["spawnerConnected"] = pool_->connected();
+  bundle["volumes"] = nlohmann::json::array();
+  for (const auto& volume : list()) {
+    bundle["volumes"].push_back(to_json(volume));
+    if (auto lease = store_->load_lease(volume.metadata.name))
+      bundle["leases"][volume.metadata.name] = {{"device", lease->device},
+                                                {"generation", lease->generation},
+                                                {"step", to_string(lease->step)},
+                                                {"holderPid", lease->holder_pid},
+                                                {"recoveryBegun", lease->recovery_begun}};
+  }
+  bundle["events"] = nlohmann::json::array();
+  for (const auto& event : events_.list("")) bundle["events"].push_back(to_json(event));
+  return bundle;
+}
+
+uint64_t Agent::watch(OnChange on_change) {
+  const std::scoped_lock lock(board_mutex_);
+  for (const auto& [name, volume] : board_) on_change(name, volume);
+  const uint64_t id = next_watcher_++;
+  watchers_.emplace(id, std::move(on_change));
+  return id;
+}
+
+void Agent::unwatch(uint64_t id) {
+  const std::scoped_lock lock(board_mutex_);
+  watchers_.erase(id);
+}
+
+}  // namespace ublk_operator

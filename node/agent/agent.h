@@ -1,0 +1,97 @@
+// Agent: everything of one node but the data path: makes what is equal to what the manifests want,
+// offers it to people on the machine (VolumeService), and leaves no trace in the I/O path: servers
+// survive it, and the next agent adopts them. Threads  run() in one thread; the VolumeService
+// methods from any.
+#pragma once
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "common/base/log.h"
+#include "common/localapi/service.h"
+#include "node/agent/manifest_folder.h"
+#include "node/agent/volume_worker.h"
+
+namespace ublk_operator {
+
+struct AgentOptions {
+  std::string volumes_dir = "/etc/ublk/volumes";
+  std::string state_dir = "/var/lib/ublk-operator";
+  std::string run_dir = "/run/ublk-operator";
+  std::string spawner_socket = "/run/ublk-operator/spawner.sock";
+  std::string server_program;  // absolute path of ublk-server
+  std::map<std::string, std::string> pools{{"default", "/var/lib/ublk-operator/pool"}};
+  unsigned standby_count = 1;
+  std::string test_hooks_dir;
+  NodePaths paths;
+  std::function<Result<void>()> start_spawner;  // `ublk-node run`
+  std::function<void()> on_ready;               // all volumes of the last life are known again
+};
+
+class Agent : public VolumeService {
+ public:
+  // EWOULDBLOCK: another agent runs on this state folder; ENOENT and others: the control device
+  // cannot be opened.
+  [[nodiscard]] static Result<std::unique_ptr<Agent>> create(AgentOptions options, Logger log);
+  ~Agent() override;
+
+  // Until `stop_fd` is readable. Servers and devices stay as they are.
+  [[nodiscard]] Result<void> run(int stop_fd);
+
+  std::vector<Volume> list() override;
+  Result<Volume> get(const std::string& name) override;
+  std::vector<VolumeEvent> events(const std::string& volume) override;
+  Result<std::vector<std::string>> apply(const std::string& manifest) override;
+  Result<void> remove(const std::string& name) override;
+  Result<void> stop(const std::string& name, bool stopped, bool force) override;
+  Result<void> recover(const std::string& name, bool replace_server) override;
+  Result<void> pause(const std::string& name, bool paused) override;
+  nlohmann::json support_bundle() override;
+  uint64_t watch(OnChange on_change) override;
+  void unwatch(uint64_t id) override;
+
+ private:
+  Agent(AgentOptions options, Logger log);
+  [[nodiscard]] Result<void> open();
+  [[nodiscard]] Result<void> adopt_last_life();
+  void scan_manifests();
+  void apply_view(const FolderView& view);
+  void report(const std::vector<Problem>& problems);
+  void add_worker(VolumeRecord record);
+  void wake_all(bool reset);
+  void reap_finished();
+  void publish(const std::string& name, std::optional<Volume> volume);
+  [[nodiscard]] std::shared_ptr<VolumeWorker> find(const std::string& name);
+
+  const AgentOptions options_;
+  const Logger log_;
+  EventLog events_;
+  TestHooks hooks_;
+  std::unique_ptr<StateStore> store_;
+  std::unique_ptr<BackendStore> backends_;
+  std::unique_ptr<WatchHub> watches_;
+  std::unique_ptr<Disposable> disposable_;
+  std::unique_ptr<ServerPool> pool_;
+  std::unique_ptr<WorkerContext> context_;
+  WatchHub::Watch program_watch_;
+  std::map<uint64_t, DeviceId> devices_by_identity_;  // as found at start
+  std::set<std::string> reported_;                    // problems of the last scan, said once
+
+  std::mutex folder_mutex_;
+  std::optional<ManifestFolder> folder_;
+
+  std::mutex workers_mutex_;
+  std::map<std::string, std::shared_ptr<VolumeWorker>> workers_;
+  std::map<std::string, SourceIdentity> sources_;  // of each worker's manifest
+
+  std::mutex board_mutex_;  // held while watchers are called: that is how unwatch() waits for them
+  std::map<std::string, Volume> board_;
+  std::map<uint64_t, OnChange> watchers_;
+  uint64_t next_watcher_ = 1;
+};
+
+}  // namespace ublk_operator

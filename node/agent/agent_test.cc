@@ -1,0 +1,161 @@
+// The agent's parts that need no kernel. What it does with devices and servers is told by tests/vm.
+#include <gtest/gtest.h>
+#include <sys/inotify.h>
+#include <sys/stat.h>
+
+#include <condition_variable>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "node/agent/disposable.h"
+#include "node/agent/identity.h"
+#include "node/agent/test_hooks.h"
+#include "node/agent/watch_hub.h"
+
+namespace ublk_operator {
+namespace {
+
+using namespace std::chrono_literals;
+
+TEST(IdentityTest, IsTheSameForTheSameVolumeOfTheSameNodeOnly) {
+  EXPECT_EQ(volume_identity("node", "uid"), volume_identity("node", "uid"));
+  EXPECT_NE(volume_identity("node", "uid"), volume_identity("node", "uid2"));
+  EXPECT_NE(volume_identity("node", "uid"), volume_identity("node2", "uid"));
+  EXPECT_NE(volume_identity("a", "bc"), volume_identity("ab", "c"));
+}
+
+TEST(IdentityTest, ForeignDevicesAreNotOurs) {
+  EXPECT_TRUE(is_volume_identity(volume_identity("node", "uid")));
+  EXPECT_FALSE(is_volume_identity(0));  // most servers leave ublksrv_flags alone
+  EXPECT_FALSE(is_volume_identity(UINT64_MAX));
+  EXPECT_FALSE(is_volume_identity(1));
+}
+
+TEST(IdentityTest, LocalUidsLookLikeUuidsAndDiffer) {
+  std::set<std::string> uids;
+  for (int i = 0; i < 1000; ++i)
+    uids.insert(local_volume_uid("node", "volume-" + std::to_string(i)));
+  EXPECT_EQ(uids.size(), 1000U);
+  EXPECT_EQ(uids.begin()->size(), 36U);
+}
+
+class TempDirTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = ::testing::TempDir() + "agent_test.XXXXXX";
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    dir_ = pattern;
+  }
+  void TearDown() override { std::filesystem::remove_all(dir_); }
+  void touch(const std::string& name) const { std::ofstream(dir_ + "/" + name) << "x"; }
+  std::string dir_;
+};
+
+// Collects callbacks and waits for a number of them.
+class Seen {
+ public:
+  void add(const std::string& name) {
+    const std::scoped_lock lock(mutex_);
+    names_.insert(name);
+    changed_.notify_all();
+  }
+  bool wait_for(const std::string& name) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, 5s, [&] { return names_.contains(name); });
+  }
+  size_t count() {
+    const std::scoped_lock lock(mutex_);
+    return names_.size();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::set<std::string> names_;
+};
+
+using WatchHubTest = TempDirTest;
+
+TEST_F(WatchHubTest, TwoVolumesMayWatchOneFolderForDifferentThings) {
+  auto hub = WatchHub::create();
+  ASSERT_TRUE(hub.ok());
+  Seen created;
+  Seen deleted;
+  auto first =
+      (*hub)->watch(dir_, IN_CREATE, [&](uint32_t, const std::string& n) { created.add(n); });
+  auto second =
+      (*hub)->watch(dir_, IN_DELETE, [&](uint32_t, const std::string& n) { deleted.add(n); });
+  ASSERT_TRUE(first.ok() && second.ok());
+  touch("a");
+  EXPECT_TRUE(created.wait_for("a"));
+  std::filesystem::remove(dir_ + "/a");
+  EXPECT_TRUE(deleted.wait_for("a"));
+  EXPECT_EQ(created.count(), 1U);
+}
+
+TEST_F(WatchHubTest, AfterItsWatchIsGoneACallbackIsNotCalled) {
+  auto hub = WatchHub::create();
+  ASSERT_TRUE(hub.ok());
+  Seen gone;
+  Seen stays;
+  auto keep = (*hub)->watch(dir_, IN_CREATE, [&](uint32_t, const std::string& n) { stays.add(n); });
+  {
+    auto first =
+        (*hub)->watch(dir_, IN_CREATE, [&](uint32_t, const std::string& n) { gone.add(n); });
+    ASSERT_TRUE(first.ok());
+  }
+  touch("b");
+  EXPECT_TRUE(stays.wait_for("b"));
+  EXPECT_EQ(gone.count(), 0U);
+}
+
+TEST_F(WatchHubTest, WhatIsNotThereCannotBeWatched) {
+  auto hub = WatchHub::create();
+  ASSERT_TRUE(hub.ok());
+  EXPECT_EQ((*hub)->watch(dir_ + "/nothing", IN_CREATE, [](uint32_t, const std::string&) {}).err(),
+            ENOENT);
+}
+
+// The helper is any program that gets "helper WORD N": a shell script stands in for it here.
+class DisposableTest : public TempDirTest {
+ protected:
+  std::unique_ptr<Disposable> with_script(const std::string& text) {
+    const std::string path = dir_ + "/helper";
+    std::ofstream(path) << "#!/bin/sh\n" << text;
+    ::chmod(path.c_str(), 0755);
+    return make_disposable(path);
+  }
+};
+
+TEST_F(DisposableTest, PassesOutputAndSuccess) {
+  const auto result = with_script("echo \"$1 $2 $3\"")->run({"stop", "7"}, 10s);
+  ASSERT_TRUE(result.ok());
+  EXPECT_EQ(result->output, "helper stop 7");
+}
+
+TEST_F(DisposableTest, TheExitStatusIsTheErrno) {
+  const auto result = with_script("echo 'mounted at /mnt'; exit 16")->run({"try-stop", "7"}, 10s);
+  ASSERT_FALSE(result.ok());
+  EXPECT_EQ(result.error().to_string(), "EBUSY try-stop ublk7: mounted at /mnt");
+}
+
+TEST_F(DisposableTest, OneThatDoesNotReturnIsLeftBehind) {
+  const auto result = with_script("exec sleep 600")->run({"stop", "7"}, 50ms);
+  EXPECT_EQ(result.err(), ETIMEDOUT);
+}
+
+using TestHooksTest = TempDirTest;
+
+TEST_F(TestHooksTest, OnlyAFifoOfThatNameIsAHook) {
+  EXPECT_FALSE(TestHooks().find("vol", "before_end").valid());
+  const TestHooks hooks(dir_);
+  EXPECT_FALSE(hooks.find("vol", "before_end").valid());
+  touch("vol.before_end");
+  EXPECT_FALSE(hooks.find("vol", "before_end").valid());
+  ASSERT_EQ(::mkfifo((dir_ + "/vol.after_mmap").c_str(), 0600), 0);
+  EXPECT_TRUE(hooks.find("vol", "after_mmap").valid());
+}
+
+}  // namespace
+}  // namespace ublk_operator

@@ -1,0 +1,240 @@
+#include "node/agent/server_pool.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+
+#include "common/base/limits.h"
+
+namespace ublk_operator {
+
+namespace {
+using namespace std::chrono_literals;
+using Clock = std::chrono::steady_clock;
+
+// No event tells that a socket begins to answer: asked at once, then with a doubling pause.
+constexpr auto reconnect_min = 20ms;
+constexpr auto reconnect_max = 1000ms;
+// A standby that dies while idle is replaced after this long, so that a program that cannot start
+// does not spin.
+constexpr auto respawn_pause = 1000ms;
+constexpr auto spawn_timeout = 10s;
+// A larger one is made for its volume when needed: standbys are locked memory that nobody uses yet.
+constexpr uint64_t standby_arena_bytes_max = 64 << 20;
+constexpr size_t exits_kept_max = 4 * limits::volumes_max;
+
+}  // namespace
+
+ServerPool::ServerPool(ServerPoolOptions options, Logger log, std::function<void()> on_change)
+    : options_(std::move(options)),
+      log_(std::move(log)),
+      on_change_(std::move(on_change)),
+      wake_(EventFd::must_create()) {}
+
+ServerPool::~ServerPool() {
+  {
+    const std::scoped_lock lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.signal();
+  if (thread_.joinable()) thread_.join();
+}
+
+void ServerPool::start() {
+  thread_ = std::thread([this] { run(); });
+}
+
+bool ServerPool::connected() const {
+  const std::scoped_lock lock(mutex_);
+  return client_ != nullptr;
+}
+
+Result<void> ServerPool::wait_connected(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  if (!connected_changed_.wait_for(lock, timeout, [this] { return client_ != nullptr; }))
+    return Error{ETIMEDOUT, "connect", options_.spawner_socket,
+                 "no spawner answers; is ublk-spawner.service running?"};
+  return {};
+}
+
+Result<SpawnedServer> ServerPool::acquire(uint64_t arena_bytes) {
+  std::shared_ptr<SpawnerClient> client;
+  {
+    const std::scoped_lock lock(mutex_);
+    arena_bytes_ = std::max(arena_bytes_, std::min(arena_bytes, standby_arena_bytes_max));
+    for (auto it = standbys_.begin(); it != standbys_.end(); ++it) {
+      if (it->info.arena_bytes < arena_bytes || it->pidfd.exited()) continue;
+      SpawnedServer server = std::move(*it);
+      standbys_.erase(it);
+      return server;
+    }
+    client = client_;
+  }
+  if (!client)
+    return Error{ENOTCONN, "spawn", options_.spawner_socket, "no spawner answers at the moment"};
+  return client->spawn(SpawnRequest{options_.server_program, arena_bytes, 0}, spawn_timeout);
+}
+
+std::optional<SpawnedServer> ServerPool::adopt(const std::string& volume) {
+  const std::scoped_lock lock(mutex_);
+  auto node = adoptable_.extract(volume);
+  if (node.empty()) return std::nullopt;
+  return std::move(node.mapped());
+}
+
+void ServerPool::bind(uint64_t server, const std::string& volume, uint64_t generation) {
+  std::shared_ptr<SpawnerClient> client;
+  {
+    const std::scoped_lock lock(mutex_);
+    client = client_;
+  }
+  if (client) client->bind(server, volume, generation);
+}
+
+void ServerPool::note_arena(uint64_t arena_bytes) {
+  const std::scoped_lock lock(mutex_);
+  arena_bytes_ = std::max(arena_bytes_, std::min(arena_bytes, standby_arena_bytes_max));
+}
+
+void ServerPool::refill() {
+  {
+    const std::scoped_lock lock(mutex_);
+    refill_wanted_ = true;
+  }
+  wake_.signal();
+}
+
+std::optional<ExitNotice> ServerPool::exit_of(pid_t pid) {
+  const std::scoped_lock lock(mutex_);
+  for (auto it = exits_.rbegin(); it != exits_.rend(); ++it)
+    if (it->pid == pid) return *it;
+  return std::nullopt;
+}
+
+void ServerPool::connect_locked(std::unique_lock<std::mutex>& lock) {
+  lock.unlock();
+  auto client = connect_spawner(options_.spawner_socket);
+  if (!client && options_.start_spawner) {
+    if (auto started = options_.start_spawner(); started)
+      client = connect_spawner(options_.spawner_socket);
+    else
+      log_->error("operation=start_spawner error=\"{}\"", started.error().to_string());
+  }
+  Result<std::vector<SpawnedServer>> servers = std::vector<SpawnedServer>{};
+  if (client) servers = (*client)->list(spawn_timeout);
+  lock.lock();
+  if (!client || !servers) {
+    const auto& error = client ? servers.error() : client.error();
+    if (retry_ == 0ms)
+      log_->warn("operation=connect_spawner error=\"{}\" retry=true", error.to_string());
+    retry_ = std::clamp<std::chrono::milliseconds>(retry_ * 2, reconnect_min, reconnect_max);
+    return;
+  }
+  retry_ = 0ms;
+  client_ = std::move(*client);
+  for (auto& server : *servers) {
+    if (server.info.volume.empty())
+      standbys_.push_back(std::move(server));
+    else
+      adoptable_.insert_or_assign(server.info.volume, std::move(server));
+  }
+  log_->info("operation=connect_spawner socket={} servers={}", options_.spawner_socket,
+             servers->size());
+  connected_changed_.notify_all();
+}
+
+void ServerPool::lost_locked() {
+  log_->warn("operation=spawner_lost socket={}", options_.spawner_socket);
+  client_.reset();
+  standbys_.clear();  // they died with it
+  adoptable_.clear();
+  refill_wanted_ = true;
+}
+
+void ServerPool::fill_standbys(std::unique_lock<std::mutex>& lock) {
+  std::erase_if(standbys_, [](const SpawnedServer& server) { return server.pidfd.exited(); });
+  // One that is too small for a volume seen since is of no use.
+  for (auto it = standbys_.begin(); it != standbys_.end();) {
+    if (it->info.arena_bytes >= arena_bytes_) {
+      ++it;
+      continue;
+    }
+    (void)it->pidfd.kill(SIGKILL);
+    it = standbys_.erase(it);
+  }
+  // Nobody has asked for a volume yet: how large a standby must be is not known.
+  if (arena_bytes_ == 0) return;
+  while (standbys_.size() < options_.standby_count) {
+    const auto client = client_;
+    const SpawnRequest request{options_.server_program, arena_bytes_, 0};
+    lock.unlock();
+    auto server = client->spawn(request, spawn_timeout);
+    lock.lock();
+    if (!server) {
+      log_->warn("operation=spawn_standby error=\"{}\" retry=true", server.error().to_string());
+      spawn_not_before_ = Clock::now() + respawn_pause;
+      return;
+    }
+    standbys_.push_back(std::move(server).value());
+  }
+  refill_wanted_ = false;
+}
+
+void ServerPool::run() {
+  std::unique_lock lock(mutex_);
+  while (!stopping_) {
+    if (!client_) {
+      connect_locked(lock);
+      if (client_) {
+        lock.unlock();
+        on_change_();
+        lock.lock();
+      }
+    }
+    if (client_ && refill_wanted_ && Clock::now() >= spawn_not_before_) fill_standbys(lock);
+
+    std::array<pollfd, 2> fds{pollfd{wake_.fd(), POLLIN, 0},
+                              pollfd{client_ ? client_->fd() : -1, POLLIN, 0}};
+    int timeout = -1;
+    if (!client_)
+      timeout = static_cast<int>(retry_.count());
+    else if (refill_wanted_ && arena_bytes_ > 0)
+      timeout = static_cast<int>(respawn_pause / 1ms);
+    const auto client = client_;
+    lock.unlock();
+    const int ready = ::poll(fds.data(), fds.size(), timeout);
+    bool changed = false;
+    Result<void> alive;
+    std::vector<ExitNotice> notices;
+    if (ready > 0 && fds[0].revents != 0) wake_.drain();
+    if (ready > 0 && fds[1].revents != 0)
+      alive = client->process_events([&](const ExitNotice& notice) { notices.push_back(notice); });
+    lock.lock();
+    for (auto& notice : notices) {
+      changed = true;
+      // A standby that died is replaced, though not in a spin.
+      for (const auto& standby : standbys_)
+        if (standby.info.id == notice.id) {
+          log_->warn("operation=standby_died pid={} how=\"{}\"", notice.pid, notice.to_string());
+          refill_wanted_ = true;
+          spawn_not_before_ = Clock::now() + respawn_pause;
+        }
+      exits_.push_back(std::move(notice));
+      if (exits_.size() > exits_kept_max) exits_.pop_front();
+    }
+    if (!alive && client_ == client) {
+      lost_locked();
+      changed = true;
+    }
+    if (changed) {
+      lock.unlock();
+      on_change_();
+      lock.lock();
+    }
+  }
+}
+
+}  // namespace ublk_operator

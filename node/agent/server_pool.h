@@ -1,0 +1,82 @@
+// ServerPool: the agent's servers. Keeps the connection to the spawner, a few warm standbys, and
+// the notices of servers that exited. Shape    acquire() gives a server that no volume has; whoever
+// acquired it owns it until it dies. adopt() gives, once, the
+//          servers that a former agent had bound to volumes.
+// Errors   ENOTCONN: no spawner answers at the moment; on_change is called when one does again.
+// Threads  any; the pool has one thread of its own, which connects, refills and listens for exits.
+#pragma once
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "common/base/log.h"
+#include "node/spawner/client.h"
+
+namespace ublk_operator {
+
+struct ServerPoolOptions {
+  std::string spawner_socket;
+  std::string server_program;
+  unsigned standby_count = 1;
+  // `ublk-node run`: starts a spawner when none answers. Empty: wait for one.
+  std::function<Result<void>()> start_spawner;
+};
+
+class ServerPool {
+ public:
+  // on_change: from the pool's thread, whenever a spawner was found or lost, or a server exited.
+  ServerPool(ServerPoolOptions options, Logger log, std::function<void()> on_change);
+  ~ServerPool();
+  ServerPool(const ServerPool&) = delete;
+  ServerPool& operator=(const ServerPool&) = delete;
+
+  void start();
+  // Waits until the first spawner answered and its servers are known. ETIMEDOUT.
+  [[nodiscard]] Result<void> wait_connected(std::chrono::milliseconds timeout);
+
+  [[nodiscard]] Result<SpawnedServer> acquire(uint64_t arena_bytes);
+  // The server that `volume` had; nullopt: none lives.
+  [[nodiscard]] std::optional<SpawnedServer> adopt(const std::string& volume);
+  void bind(uint64_t server, const std::string& volume, uint64_t generation);
+
+  // Standbys get buffers of the largest size seen, so that one fits any volume.
+  void note_arena(uint64_t arena_bytes);
+  // A volume that needed a server is served again: now is a good time to warm the next one.
+  void refill();
+  // How a server ended, if the spawner said so (it may say so a little later).
+  [[nodiscard]] std::optional<ExitNotice> exit_of(pid_t pid);
+  [[nodiscard]] bool connected() const;
+
+ private:
+  void run();
+  void connect_locked(std::unique_lock<std::mutex>& lock);
+  void lost_locked();
+  void fill_standbys(std::unique_lock<std::mutex>& lock);
+
+  const ServerPoolOptions options_;
+  const Logger log_;
+  const std::function<void()> on_change_;
+  EventFd wake_;
+  mutable std::mutex mutex_;
+  std::condition_variable connected_changed_;
+  std::shared_ptr<SpawnerClient> client_;
+  std::deque<SpawnedServer> standbys_;
+  std::map<std::string, SpawnedServer> adoptable_;
+  std::deque<ExitNotice> exits_;
+  uint64_t arena_bytes_ = 0;
+  bool refill_wanted_ = true;
+  bool stopping_ = false;
+  std::chrono::milliseconds retry_{0};
+  std::chrono::steady_clock::time_point spawn_not_before_{};
+  std::thread thread_;
+};
+
+}  // namespace ublk_operator

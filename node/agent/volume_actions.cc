@@ -1,0 +1,557 @@
+// What a VolumeWorker does: one function for each reconcile::Act.
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+
+#include "common/api/quantity.h"
+#include "common/base/files.h"
+#include "common/base/limits.h"
+#include "node/agent/volume_worker.h"
+#include "node/ublk/modes.h"
+
+namespace ublk_operator {
+
+using namespace std::chrono_literals;
+using reconcile::Server;
+using reconcile::Usage;
+using reconcile::Why;
+
+namespace {
+
+constexpr auto kill_timeout = 5s;  // a process in an uninterruptible wait dies when the wait ends
+constexpr auto helper_timeout = 30s;  // STOP_DEV of a device without a server: 45 ms seen
+constexpr auto poke_pause = 250ms;
+constexpr auto hook_timeout = 60s;  // a test that hooked a point and went away
+
+}  // namespace
+
+// --- actions
+// -----------------------------------------------------------------------------------------------------------
+
+Geometry VolumeWorker::wanted_geometry(const OpenBackend& backend) const {
+  const VolumeSpec& spec = record_.volume.spec;
+  Geometry geometry;
+  geometry.queues = static_cast<uint16_t>(spec.queues);
+  geometry.queue_depth = static_cast<uint16_t>(spec.queue_depth);
+  geometry.max_io_bytes = spec.max_io_bytes;
+  geometry.logical_block_bytes = spec.logical_block_bytes;
+  geometry.physical_block_bytes = std::max<uint32_t>(4096, spec.logical_block_bytes);
+  geometry.size_bytes = spec.size_bytes;
+  geometry.read_only = spec.read_only;
+  geometry.volatile_cache = backend.durable;
+  geometry.fua = backend.durable;
+  if (!spec.read_only && backend.discard_granularity_bytes != 0) {
+    constexpr uint32_t discard_bytes_max = 1 << 30;
+    geometry.discard_granularity_bytes = backend.discard_granularity_bytes;
+    geometry.discard_max_bytes = discard_bytes_max;
+    geometry.write_zeroes_max_bytes = discard_bytes_max;
+  }
+  return geometry;
+}
+
+void VolumeWorker::add_device() {
+  const auto flags = flags_for(record_.volume.spec.recovery.mode, context_.kernel_features);
+  if (!flags || !backend_) return;
+  AddRequest request;
+  request.flags = *flags;
+  request.identity = identity_;
+  request.geometry = wanted_geometry(*backend_);
+  auto added = control_->add(request, {limits::command_deadline, -1});
+  if (!added) return failed("AddFailed", added.error());
+
+  device_ = *added;
+  lease_.device = added->id;
+  lease_.step = LeaseStep::none;
+  lease_.recovery_begun = false;
+  lease_.holder_pid = -1;
+  lease_.device_spec = record_.volume.spec;
+  save_lease();
+  Geometry geometry = request.geometry;
+  geometry.queues = added->queues;
+  geometry.queue_depth = added->queue_depth;
+  geometry.max_io_bytes = added->max_io_bytes;
+  // Unknown bits are cleared silently: a FailIO that became a Queue must not pass.
+  const bool granted = mode_of(added->flags) == record_.volume.spec.recovery.mode;
+  const Error cleared{EOPNOTSUPP, "add_dev", object_name(added->id),
+                      "the kernel cleared the flags of recovery.mode " +
+                          std::string(to_string(record_.volume.spec.recovery.mode)) + " silently"};
+  auto set = granted ? control_->set_params(added->id, geometry, {limits::command_deadline, -1})
+                     : Result<void>(cleared);
+  if (!set) {
+    failed("AddFailed", set.error());
+    delete_device();
+    return;
+  }
+  geometry_ = geometry;
+  context_.pool.note_arena(geometry.buffer_bytes());
+  watch_device();
+}
+
+void VolumeWorker::prepare_server() {
+  if (!geometry_) {
+    auto params = control_->params(device_->id, {limits::command_deadline, -1});
+    if (!params) return failed("ParamsFailed", params.error());
+    geometry_ = *params;
+    geometry_->queues = device_->queues;
+    geometry_->queue_depth = device_->queue_depth;
+    geometry_->max_io_bytes = device_->max_io_bytes;
+  }
+  auto server = context_.pool.acquire(geometry_->buffer_bytes());
+  if (!server) {
+    if (server.err() == ENOTCONN || server.err() == ECONNRESET || server.err() == EPIPE) {
+      // Not this volume's failure; the pool wakes everybody when a spawner answers again.
+      last_error_ = server.error();
+      pool_blocked_ = true;
+      return wait_for_events(1000ms);
+    }
+    return failed("SpawnFailed", server.error());
+  }
+  pool_blocked_ = false;
+  server_ = std::move(*server);
+  server_state_ = Server::warming;
+  server_deadline_ = Clock::now() + limits::server_ready_deadline;
+  if (auto sent = server_->channel.send(to_json(PrepareMessage{*geometry_})); !sent)
+    context_.log->warn("volume={} operation=prepare error=\"{}\"", name_, sent.error().to_string());
+}
+
+void VolumeWorker::process_channel() {
+  while (server_) {
+    auto message = server_->channel.try_receive();
+    if (!message) {
+      if (message.err() != EAGAIN) server_->channel.close();  // the pidfd tells the rest
+      return;
+    }
+    const std::string type = message->body.value("type", "");
+    if (type == "prepared" && server_state_ == Server::warming) {
+      server_state_ = Server::prepared;
+    } else if (type == "failed") {
+      const Error error = failed_from_json(message->body);
+      last_error_ = error;
+      event(true, "ServerFailed", error.to_string());
+      // 6.12 binds the char device to the first process that mapped it until a reset that does not
+      // come.
+      if (recovery_needs_start_once() && lease_.recovery_begun && error.operation == "mmap" &&
+          error.err == EINVAL)
+        recovery_impossible_ = true;
+    } else if (type == "stats") {
+      if (auto stats = stats_from_json(message->body)) {
+        {
+          const std::scoped_lock lock(published_mutex_);
+          published_.status.io = stats->io;
+          published_.status.io_errors = stats->io_errors;
+        }
+        const std::scoped_lock lock(mail_mutex_);
+        for (auto& waiter : stats_waiters_) waiter.set_value();
+        stats_waiters_.clear();
+      }
+    }
+  }
+}
+
+void VolumeWorker::grant() {
+  auto backend = backend_->duplicate();
+  if (!backend) return failed("GrantFailed", backend.error());
+  GrantMessage message;
+  message.volume = name_;
+  message.generation = lease_.generation + 1;
+  message.device = device_->id;
+  message.geometry = *geometry_;
+  message.backend = backend->config;
+  message.latency_ns = static_cast<uint64_t>(
+      std::chrono::nanoseconds(lease_.device_spec.fault_injection.latency).count());
+  for (uint16_t queue = 0; queue < geometry_->queues; ++queue) {
+    auto cpus = control_->queue_affinity(device_->id, queue, {limits::command_deadline, -1});
+    message.queue_cpus.push_back(cpus ? *cpus : std::vector<unsigned>{});
+  }
+  std::vector<int> fds;
+  for (const auto& fd : backend->fds) fds.push_back(fd.get());
+  UniqueFd hook;
+  for (const char* point : {"before_open", "after_mmap", "half_fetched"}) {
+    hook = context_.hooks.find(name_, point);
+    if (!hook.valid()) continue;
+    message.halt_at = point;
+    fds.push_back(hook.get());
+    break;
+  }
+
+  // Written before it is done: from here on this server may reach the backend.
+  const pid_t pid = server_->pidfd.pid();
+  auto ticks = process_start_ticks(pid);
+  lease_.generation = message.generation;
+  lease_.step = LeaseStep::granted;
+  lease_.holder_pid = pid;
+  lease_.holder_start_ticks = ticks ? *ticks : 0;
+  save_lease();
+  close_seen_ = false;
+  context_.pool.bind(server_->info.id, name_, lease_.generation);
+  auto given = give_char_device(context_.paths, device_->id, server_->info.uid);
+  auto sent = given ? server_->channel.send(to_json(message), fds) : given;
+  server_state_ = Server::granted;
+  if (!sent) replace_server_process("GrantFailed", sent.error());
+}
+
+// A server that does not do its part: the next try gets another one.
+void VolumeWorker::replace_server_process(const std::string& reason, const Error& error) {
+  failed(reason, error);
+  (void)server_->pidfd.kill(SIGKILL);
+  if (wait_server_exit(kill_timeout)) server_lost(true);
+}
+
+// Readable when the server dies or the worker is to exit: what ends a START_DEV or
+// END_USER_RECOVERY early.
+Result<UniqueFd> VolumeWorker::cancel_descriptor() const {
+  UniqueFd set(::epoll_create1(EPOLL_CLOEXEC));
+  if (!set.valid()) return errno_error("epoll_create", "");
+  epoll_event interest{};
+  interest.events = EPOLLIN;
+  for (const int fd : {server_->pidfd.fd(), exit_event_.fd()})
+    if (::epoll_ctl(set.get(), EPOLL_CTL_ADD, fd, &interest) < 0)
+      return errno_error("epoll_ctl", "");
+  return set;
+}
+
+void VolumeWorker::start_device() {
+  if (auto announced = announce_access(context_.paths, device_->id, record_.volume.spec.device);
+      !announced)
+    event(true, "DeviceAccess", announced.error().to_string());
+  auto cancel = cancel_descriptor();
+  if (!cancel) return failed("StartFailed", cancel.error());
+  auto started =
+      control_->start(device_->id, server_->pidfd.pid(), {limits::serve_deadline, cancel->get()});
+  if (started) {
+    // 6.12 notices a server that died with every tag in its hands only when a request times out
+    // (ublk_timeout).
+    if ((context_.kernel_features & flags::user_recovery_fail_io) == 0) {
+      const std::string path =
+          "/sys/block/ublkb" + std::to_string(device_->id) + "/queue/io_timeout";
+      const UniqueFd timeout(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+      if (timeout.valid())
+        (void)write_all(timeout.get(), std::to_string(limits::legacy_request_timeout.count()),
+                        path);
+    }
+    return serving(false);
+  }
+  if (exiting_) return;                 // the next agent goes on from here
+  if (started.err() == EEXIST) return;  // it is LIVE after all: observe again
+  process_channel();
+  if (!server_->pidfd.exited()) replace_server_process("StartFailed", started.error());
+}
+
+void VolumeWorker::begin_recovery() {
+  if (lease_.step != LeaseStep::released) {
+    lease_.step = LeaseStep::released;
+    save_lease();
+  }
+  auto begun = control_->begin_recovery(device_->id, {limits::command_deadline, -1});
+  if (begun) {
+    lease_.recovery_begun = true;
+    save_lease();
+    return;
+  }
+  if (begun.err() == EBUSY) {
+    still_held_ = true;
+    return;
+  }
+  if (begun.err() == EINVAL && recovery_needs_start_once() && recoverable()) {
+    // It succeeded before, for a server that then died. If that one never mapped the device, the
+    // reset still holds and the next server finds out; if not, its mmap fails and process_channel()
+    // draws the conclusion.
+    lease_.recovery_begun = true;
+    save_lease();
+    return;
+  }
+  failed("RecoveryFailed", begun.error());
+}
+
+void VolumeWorker::end_recovery() {
+  if (UniqueFd hook = context_.hooks.find(name_, "before_end"); hook.valid()) {
+    (void)write_all(hook.get(), std::to_string(server_->pidfd.pid()) + "\n", "test hook");
+    (void)wait_server_exit(hook_timeout);
+    return;
+  }
+  auto cancel = cancel_descriptor();
+  if (!cancel) return failed("RecoveryFailed", cancel.error());
+  auto ended = control_->end_recovery(device_->id, server_->pidfd.pid(),
+                                      {limits::serve_deadline, cancel->get()});
+  if (ended) return serving(true);
+  if (ended.err() == EBUSY) {
+    auto info = control_->info(device_->id, {limits::command_deadline, -1});
+    if (info && info->state == DeviceState::live) return serving(true);
+  }
+  if (exiting_) return;  // the next agent goes on from here
+  process_channel();
+  if (!server_->pidfd.exited()) replace_server_process("RecoveryFailed", ended.error());
+}
+
+void VolumeWorker::serving(bool recovered) {
+  const auto now = Clock::now();
+  server_state_ = Server::serving;
+  serving_since_ = now;
+  lease_.step = LeaseStep::serving;
+  lease_.recovery_begun = false;
+  save_lease();
+  last_error_.reset();
+  replace_server_ = false;
+  record_.lease_generation = lease_.generation;
+  const auto linked = link_device(context_.paths, name_, device_->id);
+  if (!linked) event(true, "LinkFailed", linked.error().to_string());
+  if (!recovered) {
+    const auto access = apply_access(context_.paths, device_->id, record_.volume.spec.device);
+    if (!access) event(true, "DeviceAccess", access.error().to_string());
+    watch_device();
+    event(
+        false, "Started",
+        block_path(device_->id) + " is served by process " + std::to_string(server_->pidfd.pid()));
+  }
+  if (lost_at_) {
+    const auto pause = std::chrono::duration_cast<std::chrono::microseconds>(now - *lost_at_);
+    if (auto notice = context_.pool.exit_of(lost_pid_)) lost_how_ = "was " + notice->to_string();
+    ++record_.recovery_count;
+    record_.last_recovery_us = pause.count();
+    record_.last_recovery_reason = lost_how_;
+    record_.last_recovery_time = format_now();
+    event(false, "Recovered",
+          object_name(device_->id) + " is served again after " +
+              std::to_string(std::chrono::round<std::chrono::milliseconds>(pause).count()) +
+              " ms by process " + std::to_string(server_->pidfd.pid()) + "; the last server " +
+              lost_how_);
+    save_record();
+  }
+  forget_loss();
+  context_.pool.refill();
+}
+
+void VolumeWorker::forget_loss() {
+  lost_at_.reset();
+  lost_how_.clear();
+  lost_pid_ = -1;
+}
+
+void VolumeWorker::server_lost(bool intended) {
+  const auto now = Clock::now();
+  const Server was = server_state_;
+  const pid_t pid = server_->pidfd.pid();
+  // After a stop of the device its server leaves by itself.
+  intended = intended || (was == Server::serving && lease_.step != LeaseStep::serving);
+  auto notice = context_.pool.exit_of(pid);
+  const std::string how = notice ? notice->to_string() : "ended";
+  process_channel();  // its last words
+  drop_server();
+  if (was == Server::granted || was == Server::serving) {
+    // 6.12 cannot tell whether some but not all queues were fetched; START_USER_RECOVERY then would
+    // dereference a null pointer in the kernel (ublk_queue_reinit). It is never sent.
+    if (was == Server::granted && recovery_needs_start_once() && lease_.device_spec.queues > 1 &&
+        close_seen_)
+      recovery_impossible_ = true;
+    // 6.12: START_USER_RECOVERY succeeded once and must not be repeated when the server never
+    // opened the device.
+    const bool keeps = was == Server::granted && recovery_needs_start_once() && !close_seen_;
+    if (!keeps) lease_.recovery_begun = false;
+    lease_.step = LeaseStep::fencing;
+    save_lease();
+    const bool stopped = device_ && device_->state == DeviceState::dead && intended;
+    if (!lost_at_ && !stopped) lost_at_ = now;
+  }
+  if (intended) return;
+  if (was == Server::serving) {
+    lost_how_ = how;
+    lost_pid_ = pid;
+    const auto served =
+        std::chrono::duration_cast<std::chrono::milliseconds>(now - *serving_since_);
+    history_.died(now, served, record_.volume.spec.recovery.back_off, jitter());
+    event(true, "ServerDied",
+          "process " + std::to_string(pid) + " that served " +
+              (device_ ? object_name(device_->id) : "nothing") + " " + how);
+  } else {
+    history_.failed(now, record_.volume.spec.recovery.back_off, jitter());
+    event(true, "ServerDied", "process " + std::to_string(pid) + " " + how + " before it served");
+  }
+}
+
+// Kernels before UBLK_F_QUIESCE/FAIL_IO reset the device in START_USER_RECOVERY itself, so it
+// cannot be repeated.
+bool VolumeWorker::recovery_needs_start_once() const {
+  return (context_.kernel_features & flags::user_recovery_fail_io) == 0;
+}
+
+void VolumeWorker::drop_server() {
+  server_.reset();
+  server_state_ = Server::none;
+}
+
+bool VolumeWorker::wait_server_exit(std::chrono::milliseconds timeout) const {
+  pollfd fd{server_->pidfd.fd(), POLLIN, 0};
+  return ::poll(&fd, 1, static_cast<int>(timeout.count())) == 1;
+}
+
+void VolumeWorker::poke_release() {
+  const UniqueFd fd(::open(char_path(device_->id).c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
+  if (fd.valid())
+    event(true, "DevicePoked",
+          object_name(device_->id) +
+              " was LIVE without a server; its char device was opened and closed once");
+  // EBUSY: the old server's I/O has not ended, which is what the fence waits for.
+  const bool held = !fd.valid();
+  if (held) wait_for_events(poke_pause);
+}
+
+void VolumeWorker::check_usage() {
+  if ((context_.kernel_features & flags::safe_stop_dev) != 0) {
+    usage_ = Usage::unused;  // TRY_STOP_DEV asks and acts in one
+    return;
+  }
+  auto users = context_.disposable.run({"users", std::to_string(device_->id)}, helper_timeout);
+  if (users)
+    usage_ = Usage::unused;
+  else if (users.err() == EBUSY) {
+    usage_ = Usage::in_use;
+    users_ = users.error().detail;
+  } else {
+    failed("UsageUnknown", users.error());
+    usage_ = Usage::in_use;
+    users_ = "unknown: " + users.error().to_string();
+  }
+}
+
+void VolumeWorker::try_stop() {
+  if ((context_.kernel_features & flags::safe_stop_dev) == 0) {
+    // Looked at a moment ago, which is the best this kernel allows; see check_usage().
+    if (server_) return kill_server(Why::stopped);
+    return stop_device(Why::stopped);
+  }
+  disk_closed_ = false;
+  auto stopped = context_.disposable.run({"try-stop", std::to_string(device_->id)}, helper_timeout);
+  if (!stopped) {
+    if (stopped.err() == EBUSY) {
+      usage_ = Usage::in_use;
+      users_ = "the disk is open or mounted";
+      return;
+    }
+    return failed("StopFailed", stopped.error());
+  }
+  disk_gone();
+  forget_loss();
+  event(false, "Stopped", object_name(device_->id) + " was not in use and is stopped");
+}
+
+void VolumeWorker::kill_server(Why why) {
+  if (!server_->pidfd.exited()) {
+    if (server_state_ == Server::serving || server_state_ == Server::granted)
+      event(false, "ServerKilled",
+            "process " + std::to_string(server_->pidfd.pid()) +
+                " was killed: " + reconcile::to_string(why));
+    (void)server_->pidfd.kill(SIGKILL);
+  }
+  if (!wait_server_exit(kill_timeout)) return;
+  if (why == Why::replacing_server) {
+    lost_how_ = "was replaced";
+    replace_server_ = false;
+  }
+  server_lost(true);
+}
+
+void VolumeWorker::stop_device(Why why) {
+  auto stopped = context_.disposable.run({"stop", std::to_string(device_->id)}, helper_timeout);
+  if (!stopped) return failed("StopFailed", stopped.error());
+  disk_gone();
+  if (why != Why::deadline_exceeded) forget_loss();
+  event(why == Why::deadline_exceeded, "Stopped",
+        object_name(device_->id) + " was stopped: " + reconcile::to_string(why));
+}
+
+// The kernel took the disk away.
+void VolumeWorker::disk_gone() {
+  usage_ = Usage::unknown;
+  lease_.step = LeaseStep::fencing;
+  save_lease();
+  device_->state = DeviceState::dead;
+  (void)unlink_device(context_.paths, name_, device_->id);
+}
+
+void VolumeWorker::delete_device() {
+  const std::string id = std::to_string(device_->id);
+  // Without waiting: the old disk may be open for as long as its users please, and the id is not
+  // needed again.
+  auto deleted = context_.disposable.run({"delete-async", id}, helper_timeout);
+  if (!deleted && deleted.err() == EOPNOTSUPP)
+    deleted = context_.disposable.run({"delete", id}, helper_timeout);
+  if (!deleted && deleted.err() != ENODEV) return failed("DeleteFailed", deleted.error());
+  reset_device();
+}
+
+void VolumeWorker::delete_backend() {
+  backend_.reset();
+  backend_watch_.reset();
+  auto removed = context_.backends.remove(name_, record_.volume.spec, *record_.backend);
+  if (!removed) return failed("BackendRemoveFailed", removed.error());
+  event(false, "BackendDeleted", "reclaimPolicy is Delete and the volume is gone");
+  record_.backend.reset();
+  save_record();
+}
+
+void VolumeWorker::forget() {
+  backend_.reset();
+  backend_watch_.reset();
+  context_.backends.release(name_);
+  if (auto erased = context_.store.erase(name_); !erased)
+    return failed("ForgetFailed", erased.error());
+  event(false, "Gone", "nothing of the volume is left on this node");
+  finished_ = true;
+  context_.publish(name_, std::nullopt);
+}
+
+// --- small helpers
+// -------------------------------------------------------------------------------------------------------
+
+void VolumeWorker::failed(const std::string& reason, const Error& error) {
+  last_error_ = error;
+  history_.failed(Clock::now(), record_.volume.spec.recovery.back_off, jitter());
+  event(true, reason, error.to_string());
+}
+
+void VolumeWorker::save_record() {
+  if (record_.volume.spec.size_bytes == 0) return;  // nothing was accepted yet
+  if (auto saved = context_.store.save(record_); !saved)
+    event(true, "StateNotSaved", saved.error().to_string());
+}
+
+void VolumeWorker::save_lease() {
+  if (auto saved = context_.store.save_lease(name_, lease_); !saved)
+    event(true, "StateNotSaved", saved.error().to_string());
+}
+
+void VolumeWorker::event(bool warning, const std::string& reason, const std::string& message) {
+  context_.events.record(name_, warning, reason, message);
+}
+
+namespace {
+// What only a new device can change. Size is among them: the server and the backend are sized at
+// grant.
+bool same_shape(const VolumeSpec& a, const VolumeSpec& b) {
+  return a.size_bytes == b.size_bytes && a.recovery.mode == b.recovery.mode &&
+         a.backend == b.backend && a.fault_injection == b.fault_injection && a.queues == b.queues &&
+         a.queue_depth == b.queue_depth && a.max_io_bytes == b.max_io_bytes &&
+         a.logical_block_bytes == b.logical_block_bytes && a.read_only == b.read_only;
+}
+}  // namespace
+
+bool VolumeWorker::recreate_wanted() const {
+  return device_ && !record_.removing && !same_shape(lease_.device_spec, record_.volume.spec);
+}
+
+RecoveryMode VolumeWorker::device_mode() const {
+  return device_ ? mode_of(device_->flags) : record_.volume.spec.recovery.mode;
+}
+
+std::chrono::milliseconds VolumeWorker::without_server() const {
+  if (!lost_at_ || server_state_ == Server::serving) return 0ms;
+  return std::max(1ms,
+                  std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - *lost_at_));
+}
+
+double VolumeWorker::jitter() { return std::uniform_real_distribution<double>(0, 1)(random_); }
+}  // namespace ublk_operator

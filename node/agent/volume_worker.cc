@@ -1,0 +1,599 @@
+#include "node/agent/volume_worker.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/inotify.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <utility>
+
+#include "common/base/limits.h"
+#include "node/agent/identity.h"
+#include "node/ublk/modes.h"
+
+namespace ublk_operator {
+
+using namespace std::chrono_literals;
+using reconcile::Act;
+using reconcile::Decision;
+using reconcile::Device;
+using reconcile::Observed;
+using reconcile::Server;
+using reconcile::Usage;
+
+VolumeWorker::VolumeWorker(WorkerContext& context, VolumeRecord record,
+                           std::optional<DeviceId> device)
+    : context_(context),
+      name_(record.volume.metadata.name),
+      identity_(volume_identity(context.node_id, record.volume.metadata.uid)),
+      wake_event_(EventFd::must_create()),
+      exit_event_(EventFd::must_create()),
+      record_(std::move(record)),
+      found_device_(device),
+      random_(static_cast<unsigned>(identity_)) {}
+
+VolumeWorker::~VolumeWorker() {
+  request_exit();
+  join();
+}
+
+void VolumeWorker::start() {
+  thread_ = std::thread([this] { run(); });
+}
+
+void VolumeWorker::request_exit() {
+  exiting_ = true;
+  exit_event_.signal();
+  wake_event_.signal();
+}
+
+void VolumeWorker::join() {
+  if (thread_.joinable()) thread_.join();
+}
+
+// --- messages
+// ----------------------------------------------------------------------------------------------------------
+
+void VolumeWorker::set_wanted(Volume wanted, SourceIdentity source) {
+  const std::scoped_lock lock(mail_mutex_);
+  mail_.wanted = std::move(wanted);
+  mail_.source = std::move(source);
+  mail_.problems.reset();
+  mail_.removed = false;
+  wake_event_.signal();
+}
+
+void VolumeWorker::set_broken(std::vector<Problem> problems) {
+  const std::scoped_lock lock(mail_mutex_);
+  mail_.wanted.reset();
+  mail_.problems = std::move(problems);
+  mail_.removed = false;
+  wake_event_.signal();
+}
+
+void VolumeWorker::set_removed() {
+  const std::scoped_lock lock(mail_mutex_);
+  mail_.wanted.reset();
+  mail_.removed = true;
+  wake_event_.signal();
+}
+
+void VolumeWorker::set_stopped(bool stopped, bool forced) {
+  const std::scoped_lock lock(mail_mutex_);
+  mail_.stopped = stopped;
+  mail_.forced = forced;
+  mail_.reset = true;
+  wake_event_.signal();
+}
+
+void VolumeWorker::set_paused(bool paused) {
+  const std::scoped_lock lock(mail_mutex_);
+  mail_.paused = paused;
+  wake_event_.signal();
+}
+
+void VolumeWorker::recover(bool replace_server) {
+  const std::scoped_lock lock(mail_mutex_);
+  mail_.recover = true;
+  mail_.replace_server = replace_server;
+  wake_event_.signal();
+}
+
+void VolumeWorker::wake(bool reset) {
+  const std::scoped_lock lock(mail_mutex_);
+  mail_.reset = mail_.reset || reset;
+  wake_event_.signal();
+}
+
+Volume VolumeWorker::describe(std::chrono::milliseconds timeout) {
+  std::future<void> answered;
+  {
+    const std::scoped_lock lock(mail_mutex_);
+    if (!exiting_ && !finished_) {
+      std::promise<void> promise;
+      answered = promise.get_future();
+      stats_waiters_.push_back(std::move(promise));
+      mail_.stats = true;
+      wake_event_.signal();
+    }
+  }
+  if (answered.valid()) (void)answered.wait_for(timeout);
+  const std::scoped_lock lock(published_mutex_);
+  return published_;
+}
+
+// --- the loop
+// ----------------------------------------------------------------------------------------------------------
+
+void VolumeWorker::run() {
+  adopt();
+  while (!exiting_ && !finished_) {
+    take_mail();
+    observe();
+    const Decision decision = reconcile::decide(desired(), observed());
+    publish_status(decision);
+    if (decision.act == Act::nothing || decision.act == Act::wait)
+      wait_for_events(decision.recheck);
+    else
+      execute(decision);
+  }
+  const std::scoped_lock lock(mail_mutex_);
+  stats_waiters_.clear();
+}
+
+void VolumeWorker::take_mail() {
+  Mail mail;
+  {
+    const std::scoped_lock lock(mail_mutex_);
+    mail = std::exchange(mail_, Mail{});
+  }
+  if (mail.wanted) accept(std::move(*mail.wanted), std::move(*mail.source));
+  if (mail.problems && !mail.problems->empty()) {
+    if (problems_.empty() || problems_.front().to_string() != mail.problems->front().to_string())
+      event(true, "ManifestBroken", mail.problems->front().to_string());
+    problems_ = std::move(*mail.problems);
+  }
+  if (mail.removed && !record_.removing) {
+    record_.removing = true;
+    save_record();
+    event(false, "Removed",
+          "the manifest was removed; the volume goes as soon as it is not in use");
+    history_.reset();
+  }
+  if (mail.stopped) {
+    record_.stopped = *mail.stopped;
+    forced_ = mail.forced;
+    save_record();
+    event(false, record_.stopped ? "StopRequested" : "StartRequested",
+          record_.stopped ? forced_ ? "stop by hand, forced" : "stop by hand" : "start by hand");
+  }
+  if (mail.paused && *mail.paused != record_.paused) {
+    record_.paused = *mail.paused;
+    save_record();
+    event(false, record_.paused ? "Paused" : "Resumed",
+          record_.paused ? "nothing is started, stopped or recovered until it is resumed"
+                         : "reconciling again");
+  }
+  if (mail.recover) {
+    replace_server_ = mail.replace_server;
+    recovery_impossible_ = false;
+  }
+  if (mail.reset || mail.recover) {
+    history_.reset();
+    pool_blocked_ = false;
+  }
+  if (mail.stats) {
+    const bool asked = server_ && server_->channel.valid() && server_state_ == Server::serving &&
+                       server_->channel.send({{"type", "stats"}, {"id", 1}}).ok();
+    if (!asked) {
+      const std::scoped_lock lock(mail_mutex_);
+      for (auto& waiter : stats_waiters_) waiter.set_value();
+      stats_waiters_.clear();
+    }
+  }
+}
+
+void VolumeWorker::accept(Volume wanted, SourceIdentity source) {
+  const bool is_new = record_.volume.spec.size_bytes == 0;
+  if (!is_new) {
+    auto problems = validate_update(record_.volume, wanted, source.file);
+    if (!problems.empty()) {
+      if (problems_.empty() || problems.front().to_string() != problems_.front().to_string())
+        event(true, "SpecRefused", problems.front().to_string());
+      problems_ = std::move(problems);
+      return;
+    }
+  }
+  problems_.clear();
+  const bool changed = is_new || record_.removing || !(record_.volume.spec == wanted.spec);
+  const bool moved = !(record_.source == source) ||
+                     record_.volume.metadata.labels != wanted.metadata.labels ||
+                     record_.volume.metadata.annotations != wanted.metadata.annotations;
+  if (!changed && !moved) return;
+  const VolumeSpec before = record_.volume.spec;
+  const int64_t generation = record_.volume.metadata.generation;
+  wanted.metadata.uid = record_.volume.metadata.uid;
+  wanted.metadata.generation =
+      changed && !is_new ? generation + 1 : std::max<int64_t>(generation, 1);
+  wanted.status = {};
+  record_.volume = std::move(wanted);
+  record_.source = std::move(source);
+  record_.removing = false;
+  save_record();
+  if (!changed) return;
+  history_.reset();
+  last_error_.reset();
+  backend_error_.reset();
+  event(false, is_new ? "Accepted" : "SpecChanged",
+        "generation " + std::to_string(record_.volume.metadata.generation) + " from " +
+            record_.source.file);
+  if (!is_new) apply_live_changes(before);
+}
+
+void VolumeWorker::apply_live_changes(const VolumeSpec& before) {
+  const VolumeSpec& spec = record_.volume.spec;
+  if (device_ && device_->state != DeviceState::dead && !(before.device == spec.device)) {
+    auto announced = announce_access(context_.paths, device_->id, spec.device);
+    auto applied = announced ? apply_access(context_.paths, device_->id, spec.device) : announced;
+    if (!applied) event(true, "DeviceAccess", applied.error().to_string());
+  }
+}
+
+reconcile::Desired VolumeWorker::desired() const {
+  const auto& spec = record_.volume.spec;
+  reconcile::Desired want;
+  want.present = !record_.removing;
+  // Size 0: no valid manifest was seen yet.
+  want.running = spec.size_bytes != 0 && spec.running && !record_.stopped;
+  want.forced = forced_;
+  want.paused = record_.paused;
+  want.replace_server = replace_server_;
+  want.delete_backend = spec.reclaim_policy == ReclaimPolicy::remove && record_.backend.has_value();
+  want.recoverable = recoverable();
+  want.fail_on_deadline = spec.recovery.on_deadline == OnDeadline::fail_device;
+  want.deadline = spec.recovery.deadline;
+  return want;
+}
+
+reconcile::Observed VolumeWorker::observed() {
+  Observed seen;
+  if (device_) {
+    switch (device_->state) {
+      case DeviceState::dead:
+        seen.device = lease_.step == LeaseStep::none || server_state_ == Server::granted
+                          ? Device::fresh
+                          : Device::dead;
+        break;
+      case DeviceState::live:
+        seen.device = Device::live;
+        break;
+      case DeviceState::quiesced:
+        seen.device = Device::quiesced;
+        break;
+      case DeviceState::fail_io:
+        seen.device = Device::fail_io;
+        break;
+    }
+  }
+  seen.server = server_state_;
+  seen.usage = usage_;
+  seen.mode_supported = !unsupported_;
+  seen.backend_ready = backend_.has_value();
+  seen.recreate_wanted = recreate_wanted();
+  seen.recovery_begun = lease_.recovery_begun;
+  seen.still_held = still_held_;
+  seen.close_seen = close_seen_;
+  seen.recovery_impossible = recovery_impossible_;
+  seen.old_holder_alive = old_holder_alive_;
+  seen.without_server = without_server();
+  seen.retry_in = history_.retry_in(Clock::now());
+  return seen;
+}
+
+void VolumeWorker::execute(const Decision& decision) {
+  context_.log->debug("volume={} action={} why={} server={}", name_,
+                      reconcile::to_string(decision.act), reconcile::to_string(decision.why),
+                      reconcile::to_string(server_state_));
+  switch (decision.act) {
+    case Act::nothing:
+    case Act::wait:
+      return;
+    case Act::add_device:
+      return add_device();
+    case Act::prepare_server:
+      return prepare_server();
+    case Act::grant:
+      return grant();
+    case Act::start_device:
+      return start_device();
+    case Act::begin_recovery:
+      return begin_recovery();
+    case Act::end_recovery:
+      return end_recovery();
+    case Act::poke_release:
+      return poke_release();
+    case Act::check_usage:
+      return check_usage();
+    case Act::try_stop:
+      return try_stop();
+    case Act::kill_server:
+      return kill_server(decision.why);
+    case Act::stop_device:
+      return stop_device(decision.why);
+    case Act::delete_device:
+      return delete_device();
+    case Act::delete_backend:
+      return delete_backend();
+    case Act::forget:
+      return forget();
+  }
+}
+
+void VolumeWorker::wait_for_events(std::optional<std::chrono::milliseconds> at_most) {
+  pollfd fds[4] = {{wake_event_.fd(), POLLIN, 0},
+                   {server_ ? server_->pidfd.fd() : -1, POLLIN, 0},
+                   {server_ && server_->channel.valid() ? server_->channel.fd() : -1, POLLIN, 0},
+                   {usage_ == Usage::in_use ? mount_table_.get() : -1, POLLPRI, 0}};
+  std::optional<std::chrono::milliseconds> limit = at_most;
+  if (server_state_ == Server::warming) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(server_deadline_ - Clock::now());
+    limit = std::clamp(left, 0ms, limit.value_or(left < 0ms ? 0ms : left));
+  }
+  const int ready =
+      ::poll(fds, 4, limit ? static_cast<int>(std::max<int64_t>(limit->count(), 0)) : -1);
+  wake_event_.drain();
+  // Whatever ended the wait is a reason to ask the kernel again.
+  still_held_ = false;
+  if (usage_ == Usage::in_use &&
+      (ready == 0 || disk_closed_.exchange(false) || fds[3].revents != 0))
+    usage_ = Usage::unknown;
+  if (ready > 0 && fds[2].revents != 0) process_channel();
+  if (server_state_ == Server::warming && Clock::now() >= server_deadline_ &&
+      !server_->pidfd.exited()) {
+    replace_server_process("ServerNotReady",
+                           {ETIMEDOUT, "prepare", "server " + std::to_string(server_->pidfd.pid()),
+                            "it did not get ready in time and is replaced"});
+  }
+}
+
+// --- observing
+// ---------------------------------------------------------------------------------------------------------
+
+void VolumeWorker::observe() {
+  if (!control_) {
+    auto control = context_.open_control();
+    if (!control) {
+      last_error_ = control.error();
+      return;
+    }
+    control_ = std::move(*control);
+  }
+  observe_server();
+  observe_device();
+  observe_backend();
+  auto flags = flags_for(record_.volume.spec.recovery.mode, context_.kernel_features);
+  if (!flags && !unsupported_) event(true, "UnsupportedByKernel", flags.error().detail);
+  unsupported_ = flags ? std::nullopt : std::optional<Error>(flags.error());
+}
+
+void VolumeWorker::observe_device() {
+  if (!device_) return;
+  auto info = control_->info(device_->id, {limits::command_deadline, -1});
+  if (!info) {
+    if (info.err() == ENODEV) {
+      event(true, "DeviceGone",
+            "device " + object_name(device_->id) + " was deleted by somebody else");
+      reset_device();
+    } else {
+      last_error_ = info.error();
+    }
+    return;
+  }
+  if (info->identity != identity_) {
+    event(true, "DeviceGone", object_name(device_->id) + " is another program's device now");
+    reset_device();
+    return;
+  }
+  device_ = *info;
+}
+
+void VolumeWorker::observe_server() {
+  if (server_ && server_->pidfd.exited()) server_lost(false);
+  if (old_holder_alive_) {
+    // Its spawner may have answered only now.
+    if (auto server = context_.pool.adopt(name_)) {
+      old_holder_alive_ = false;
+      take_over(std::move(*server));
+      return;
+    }
+    auto ticks = process_start_ticks(lease_.holder_pid);
+    old_holder_alive_ = ticks && *ticks == lease_.holder_start_ticks;
+    if (old_holder_alive_ && replace_server_) {
+      // People asked for it, and this is verifiably the process that we granted the device to.
+      auto holder = Pidfd::open(lease_.holder_pid);
+      auto again = process_start_ticks(lease_.holder_pid);
+      if (holder && again && *again == lease_.holder_start_ticks) (void)holder->kill(SIGKILL);
+      replace_server_ = false;
+    }
+  }
+}
+
+const VolumeSpec& VolumeWorker::effective_spec() const {
+  return device_ ? lease_.device_spec : record_.volume.spec;
+}
+
+void VolumeWorker::observe_backend() {
+  const VolumeSpec& spec = effective_spec();
+  const bool wanted =
+      (!record_.removing && record_.volume.spec.running && !record_.stopped) || device_;
+  if (backend_ && backend_size_bytes_ != spec.size_bytes) backend_.reset();
+  if (!wanted && !device_) {
+    backend_.reset();
+    return;
+  }
+  if (!backend_) {
+    auto opened = context_.backends.open(name_, spec, record_.backend);
+    if (!opened) {
+      if (!backend_error_ || backend_error_->to_string() != opened.error().to_string())
+        event(true, "BackendUnavailable", opened.error().to_string());
+      backend_error_ = opened.error();
+      return;
+    }
+    if (backend_error_) event(false, "BackendAvailable", "the backend is there again");
+    backend_error_.reset();
+    backend_moved_.reset();
+    backend_ = std::move(opened).value();
+    backend_size_bytes_ = spec.size_bytes;
+    if (backend_->identity && record_.backend != backend_->identity) {
+      record_.backend = backend_->identity;  // known before any server can reach it
+      save_record();
+    }
+    watch_backend();
+    return;
+  }
+  if (backend_->identity && backend_changed_.exchange(false)) {
+    auto there = context_.backends.check(spec, *backend_->identity);
+    if (!there && !backend_moved_) event(true, "BackendReplaced", there.error().to_string());
+    if (there && backend_moved_) event(false, "BackendAvailable", "the file is in its place again");
+    backend_moved_ = there ? std::nullopt : std::optional<Error>(there.error());
+  }
+}
+
+void VolumeWorker::watch_backend() {
+  backend_watch_.reset();
+  if (!backend_ || backend_->watch_directory.empty()) return;
+  auto watch = context_.watches.watch(
+      backend_->watch_directory,
+      IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE_SELF | IN_MOVE_SELF,
+      [this, file = backend_->watch_name](uint32_t, const std::string& entry) {
+        if (!entry.empty() && entry != file) return;
+        backend_changed_ = true;
+        wake_event_.signal();
+      });
+  if (watch) backend_watch_ = std::move(*watch);
+  backend_changed_ = true;  // something may have happened before the watch
+}
+
+void VolumeWorker::watch_device() {
+  char_watch_.reset();
+  disk_watch_.reset();
+  if (!device_) return;
+  auto watch = context_.watches.watch(char_path(device_->id), IN_CLOSE_WRITE | IN_CLOSE_NOWRITE,
+                                      [this](uint32_t, const std::string&) {
+                                        close_seen_ = true;
+                                        wake_event_.signal();
+                                      });
+  if (watch)
+    char_watch_ = std::move(*watch);
+  else
+    context_.log->warn("volume={} operation=watch error=\"{}\"", name_, watch.error().to_string());
+  auto disk = context_.watches.watch(block_path(device_->id), IN_CLOSE_WRITE | IN_CLOSE_NOWRITE,
+                                     [this](uint32_t, const std::string&) {
+                                       disk_closed_ = true;
+                                       wake_event_.signal();
+                                     });
+  if (disk) disk_watch_ = std::move(*disk);  // there is none before START_DEV
+}
+
+// --- starting over with what a former agent left
+// -------------------------------------------------------------------------
+
+void VolumeWorker::adopt() {
+  mount_table_.reset(::open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
+  auto control = context_.open_control();
+  if (control) control_ = std::move(*control);
+  auto server = context_.pool.adopt(name_);
+  const auto stored = context_.store.load_lease(name_);
+  if (stored) lease_ = *stored;
+  lease_.generation = std::max(lease_.generation, record_.lease_generation);
+  if (!found_device_ || !control_) {
+    if (server) (void)server->pidfd.kill(SIGKILL);  // its device is gone, so it serves nobody
+    reset_device();
+    return;
+  }
+  auto info = control_->info(*found_device_, {limits::command_deadline, -1});
+  auto params = control_->params(*found_device_, {limits::command_deadline, -1});
+  if (!info) return reset_device();
+  device_ = *info;
+  const bool known = stored && stored->device == *found_device_;
+  if (!known) {
+    // The lease is lost; the kernel still says what the device is.
+    lease_.device = *found_device_;
+    lease_.step = info->state == DeviceState::dead ? LeaseStep::fencing : LeaseStep::serving;
+    lease_.recovery_begun = false;
+    lease_.holder_pid = info->server_pid;
+    auto ticks = process_start_ticks(info->server_pid);
+    lease_.holder_start_ticks = ticks ? *ticks : 0;
+    lease_.device_spec = record_.volume.spec;
+    lease_.device_spec.recovery.mode = mode_of(info->flags);
+    lease_.device_spec.queues = info->queues;
+    lease_.device_spec.queue_depth = info->queue_depth;
+    lease_.device_spec.max_io_bytes = info->max_io_bytes;
+    if (params) {
+      lease_.device_spec.size_bytes = params->size_bytes;
+      lease_.device_spec.logical_block_bytes = params->logical_block_bytes;
+      lease_.device_spec.read_only = params->read_only;
+    }
+  }
+  if (params) {
+    geometry_ = *params;
+    geometry_->queues = info->queues;
+    geometry_->queue_depth = info->queue_depth;
+    geometry_->max_io_bytes = info->max_io_bytes;
+    context_.pool.note_arena(geometry_->buffer_bytes());
+  }
+  watch_device();
+  if (server) {
+    take_over(std::move(*server));
+  } else {
+    lost_at_ = Clock::now();
+    lost_how_ = "ended while no agent was running";
+    auto ticks = process_start_ticks(lease_.holder_pid);
+    old_holder_alive_ = lease_.holder_pid > 0 && ticks && lease_.holder_start_ticks != 0 &&
+                        *ticks == lease_.holder_start_ticks;
+    if (lease_.step == LeaseStep::granted && recovery_needs_start_once() &&
+        lease_.device_spec.queues > 1 && info->state == DeviceState::quiesced)
+      recovery_impossible_ = true;  // see server_lost()
+  }
+  save_lease();
+  if (info->state != DeviceState::dead) (void)link_device(context_.paths, name_, device_->id);
+}
+
+// A server that a former agent granted the device to: it serves, or waits for its START_DEV or
+// END_USER_RECOVERY.
+void VolumeWorker::take_over(SpawnedServer server) {
+  lease_.generation = std::max(lease_.generation, server.info.generation);
+  server_ = std::move(server);
+  const bool live = device_->state == DeviceState::live;
+  server_state_ = live ? Server::serving : Server::granted;
+  if (live) {
+    serving_since_ = Clock::now();
+    lease_.step = LeaseStep::serving;
+    forget_loss();
+  } else if (!lost_at_) {
+    lost_at_ = Clock::now();
+  }
+  save_lease();
+  event(false, "ServerAdopted",
+        "process " + std::to_string(server_->pidfd.pid()) +
+            (live ? " went on serving " : " is about to serve ") + object_name(device_->id));
+}
+
+void VolumeWorker::reset_device() {
+  if (device_) (void)unlink_device(context_.paths, name_, device_->id);
+  char_watch_.reset();
+  disk_watch_.reset();
+  device_.reset();
+  geometry_.reset();
+  usage_ = Usage::unknown;
+  recovery_impossible_ = false;
+  still_held_ = false;
+  old_holder_alive_ = false;
+  const uint64_t generation = lease_.generation;
+  lease_ = Lease{};
+  lease_.generation = generation;
+  (void)context_.store.erase_lease(name_);
+}
+}  // namespace ublk_operator

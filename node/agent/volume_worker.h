@@ -1,0 +1,225 @@
+// VolumeWorker: one volume, one thread: observe, decide(), execute one action, publish what is,
+// wait for an event. A slow or stuck volume is nobody else's business. Threads  the public methods
+// from any thread: they leave a message and wake the worker. join() from the owner. Time     every
+// wait inside has a bound and ends early when the worker is asked to exit or the server it waits
+// for dies.
+#pragma once
+#include <sys/types.h>
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <future>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "common/api/decode.h"
+#include "common/api/volume.h"
+#include "common/base/log.h"
+#include "controller/reconcile/backoff.h"
+#include "controller/reconcile/decide.h"
+#include "node/agent/backend_store.h"
+#include "node/agent/device_node.h"
+#include "node/agent/disposable.h"
+#include "node/agent/event_log.h"
+#include "node/agent/server_pool.h"
+#include "node/agent/state_store.h"
+#include "node/agent/test_hooks.h"
+#include "node/agent/watch_hub.h"
+#include "node/server/protocol.h"
+#include "node/ublk/control_device.h"
+#include "node/ublk/modes.h"
+
+namespace ublk_operator {
+
+// What all workers of an agent share. Everything in it outlives the workers.
+struct WorkerContext {
+  NodePaths paths;
+  StateStore& store;
+  BackendStore& backends;
+  ServerPool& pool;
+  WatchHub& watches;
+  EventLog& events;
+  Disposable& disposable;
+  const TestHooks& hooks;
+  Logger log;
+  std::string node_id;
+  uint64_t kernel_features = 0;
+  std::function<Result<std::unique_ptr<ControlDevice>>()> open_control;
+  // The volume's status changed; nullopt: nothing is left of it.
+  std::function<void(const std::string& name, std::optional<Volume>)> publish;
+};
+
+class VolumeWorker {
+ public:
+  // `device`: the id of a device with this volume's identity, if there is one.
+  VolumeWorker(WorkerContext& context, VolumeRecord record, std::optional<DeviceId> device);
+  ~VolumeWorker();
+  VolumeWorker(const VolumeWorker&) = delete;
+  VolumeWorker& operator=(const VolumeWorker&) = delete;
+
+  void start();
+  void request_exit();  // leaves device and server as they are
+  void join();
+  [[nodiscard]] bool finished() const { return finished_; }  // forgotten: nothing is left to do
+
+  // A manifest that decoded well. Not accepted (shrinking, another backend): the condition
+  // SpecValid says why.
+  void set_wanted(Volume wanted, SourceIdentity source);
+  // The manifest is broken: what was accepted before stays.
+  void set_broken(std::vector<Problem> problems);
+  void set_removed();
+  void set_stopped(bool stopped, bool forced);
+  void set_paused(bool paused);
+  void recover(bool replace_server);
+  // Something outside may have changed (spawner came back, server program replaced): look again;
+  // `reset` forgets back-off.
+  void wake(bool reset);
+  // As published, with the server's I/O counters asked for now (at most `timeout` old news
+  // otherwise).
+  [[nodiscard]] Volume describe(std::chrono::milliseconds timeout);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  struct Mail {
+    std::optional<Volume> wanted;
+    std::optional<SourceIdentity> source;
+    std::optional<std::vector<Problem>> problems;
+    bool removed = false;
+    std::optional<bool> stopped;
+    bool forced = false;
+    std::optional<bool> paused;
+    bool recover = false;
+    bool replace_server = false;
+    bool reset = false;
+    bool stats = false;
+  };
+
+  // --- the loop
+  void run();
+  void take_mail();
+  void adopt();
+  void observe();
+  void observe_device();
+  void observe_server();
+  void observe_backend();
+  [[nodiscard]] reconcile::Desired desired() const;
+  [[nodiscard]] reconcile::Observed observed();
+  void execute(const reconcile::Decision& decision);
+  void wait_for_events(std::optional<std::chrono::milliseconds> at_most);
+
+  // --- actions
+  void add_device();
+  void prepare_server();
+  void grant();
+  void start_device();
+  void begin_recovery();
+  void end_recovery();
+  void poke_release();
+  void check_usage();
+  void try_stop();
+  void kill_server(reconcile::Why why);
+  void stop_device(reconcile::Why why);
+  void delete_device();
+  void delete_backend();
+  void forget();
+
+  // --- helpers
+  void accept(Volume wanted, SourceIdentity source);
+  void server_lost(bool intended);
+  void forget_loss();
+  void take_over(SpawnedServer server);
+  void drop_server();
+  void serving(bool recovered);
+  void process_channel();
+  void replace_server_process(const std::string& reason, const Error& error);
+  void disk_gone();
+  void failed(const std::string& reason, const Error& error);
+  void save_record();
+  void save_lease();
+  void watch_device();
+  void watch_backend();
+  void reset_device();
+  void apply_live_changes(const VolumeSpec& before);
+  [[nodiscard]] bool wait_server_exit(std::chrono::milliseconds timeout) const;
+  [[nodiscard]] Result<UniqueFd> cancel_descriptor() const;
+  [[nodiscard]] bool recovery_needs_start_once() const;
+  [[nodiscard]] Geometry wanted_geometry(const OpenBackend& backend) const;
+  [[nodiscard]] const VolumeSpec& effective_spec() const;
+  [[nodiscard]] bool recreate_wanted() const;
+  [[nodiscard]] RecoveryMode device_mode() const;
+  [[nodiscard]] bool recoverable() const { return device_mode() != RecoveryMode::none; }
+  [[nodiscard]] std::chrono::milliseconds without_server() const;
+  [[nodiscard]] double jitter();
+  void event(bool warning, const std::string& reason, const std::string& message);
+  void publish_status(const reconcile::Decision& decision);
+  [[nodiscard]] Condition ready_condition(const reconcile::Decision& decision);
+  [[nodiscard]] std::string wait_message(reconcile::Why why) const;
+
+  WorkerContext& context_;
+  const std::string name_;
+  const uint64_t identity_;
+  EventFd wake_event_;
+  EventFd exit_event_;
+  std::mutex mail_mutex_;
+  Mail mail_;
+  std::vector<std::promise<void>> stats_waiters_;  // under mail_mutex_
+  std::atomic<bool> exiting_ = false;
+  std::atomic<bool> finished_ = false;
+  std::atomic<bool> close_seen_ = false;       // set by the watch on ublkcN
+  std::atomic<bool> disk_closed_ = false;      // set by the watch on ublkbN
+  std::atomic<bool> backend_changed_ = false;  // set by the watch on the backend's folder
+  std::thread thread_;
+
+  // --- only the worker's thread
+  std::unique_ptr<ControlDevice> control_;
+  VolumeRecord record_;
+  std::vector<Problem> problems_;  // why the newest manifest was not accepted
+  bool forced_ = false;
+  bool replace_server_ = false;
+
+  std::optional<DeviceId> found_device_;
+  std::optional<DeviceInfo> device_;
+  std::optional<Geometry> geometry_;  // of the device
+  Lease lease_;
+  bool still_held_ = false;
+  bool recovery_impossible_ = false;
+  bool old_holder_alive_ = false;
+  reconcile::Usage usage_ = reconcile::Usage::unknown;
+  std::string users_;
+
+  std::optional<SpawnedServer> server_;
+  reconcile::Server server_state_ = reconcile::Server::none;
+  Clock::time_point server_deadline_{};
+  std::optional<Clock::time_point> serving_since_;
+  std::optional<Clock::time_point> lost_at_;
+  std::string lost_how_;
+  pid_t lost_pid_ = -1;
+  bool pool_blocked_ = false;
+
+  std::optional<OpenBackend> backend_;
+  uint64_t backend_size_bytes_ = 0;  // what backend_ was opened for
+  std::optional<Error> backend_error_;
+  std::optional<Error> backend_moved_;  // removed or replaced while it is served
+  std::optional<Error> unsupported_;
+  std::optional<Error> last_error_;
+
+  reconcile::RestartHistory history_;
+  std::minstd_rand random_;
+  WatchHub::Watch char_watch_;
+  WatchHub::Watch disk_watch_;
+  WatchHub::Watch backend_watch_;
+  UniqueFd mount_table_;
+
+  std::mutex published_mutex_;
+  Volume published_;
+};
+
+}  // namespace ublk_operator

@@ -1,0 +1,173 @@
+// ublk-node: the node's daemons in one program.
+//   agent     reconciles the volumes of a folder and answers ublkctl
+//   run       the same for a machine without systemd: starts a spawner when none answers
+//   spawner   the parent of all servers
+//   helper    one control command that may never return, in a process that may be left behind (used
+//   by the agent)
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <climits>
+#include <csignal>
+#include <cstdio>
+
+#include "CLI/CLI.hpp"
+#include "common/base/log.h"
+#include "common/base/sd_notify.h"
+#include "common/localapi/server.h"
+#include "node/agent/agent.h"
+#include "node/agent/disposable.h"
+#include "node/spawner/daemon.h"
+#include "node/spawner/spawner.h"
+
+namespace ublk_operator {
+namespace {
+
+struct NodeOptions {
+  std::string log_level = "info";
+  AgentOptions agent;
+  std::string api_socket = kLocalApiSocket;
+  std::vector<std::string> pools;
+  SpawnerOptions spawner;
+  std::vector<std::string> helper;
+};
+
+int fail(const Error& error) {
+  std::fprintf(stderr, "ublk-node: %s\n", error.to_string().c_str());
+  return 1;
+}
+
+// Beside this program, so that a build tree and an installation both work without a setting.
+std::string sibling(const std::string& program) {
+  char path[PATH_MAX];
+  const ssize_t length = ::readlink("/proc/self/exe", path, sizeof path - 1);
+  if (length <= 0) return program;
+  std::string self(path, static_cast<size_t>(length));
+  return self.substr(0, self.rfind('/') + 1) + program;
+}
+
+// Readable when SIGTERM or SIGINT came. Before any thread is made, so that all of them inherit the
+// mask.
+Result<UniqueFd> stop_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGINT);
+  if (::pthread_sigmask(SIG_BLOCK, &set, nullptr) != 0) return errno_error("sigmask", "");
+  UniqueFd fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!fd.valid()) return errno_error("signalfd", "");
+  return fd;
+}
+
+Result<void> parse_pools(const std::vector<std::string>& texts,
+                         std::map<std::string, std::string>& pools) {
+  for (const auto& text : texts) {
+    const size_t equals = text.find('=');
+    if (equals == std::string::npos || equals == 0 || equals + 1 >= text.size() ||
+        text[equals + 1] != '/')
+      return Error{EINVAL, "parse", "--pool " + text, "expected NAME=/absolute/folder"};
+    pools[text.substr(0, equals)] = text.substr(equals + 1);
+  }
+  return {};
+}
+
+int run_agent(NodeOptions& options, bool with_spawner) {
+  auto stop = stop_signals();
+  if (!stop) return fail(stop.error());
+  auto log = make_logger("ublk-node", options.log_level);
+  if (!log) return fail(log.error());
+  if (auto parsed = parse_pools(options.pools, options.agent.pools); !parsed)
+    return fail(parsed.error());
+  if (options.agent.server_program.empty()) options.agent.server_program = sibling("ublk-server");
+  if (with_spawner) {
+    options.agent.start_spawner = [&options, logger = *log]() -> Result<void> {
+      logger->info("operation=start_spawner socket={}", options.agent.spawner_socket);
+      SpawnerDaemonOptions daemon;
+      daemon.arguments = {"spawner", "--socket", options.agent.spawner_socket};
+      daemon.log_file = options.agent.run_dir + "/spawner.log";
+      return start_spawner_daemon(daemon);
+    };
+  }
+  options.agent.on_ready = [logger = *log] {
+    if (auto told = sd_notify("READY=1"); !told)
+      logger->warn("operation=sd_notify error=\"{}\"", told.error().to_string());
+  };
+  auto agent = Agent::create(options.agent, *log);
+  if (!agent) return fail(agent.error());
+  LocalApiServer::Options api;
+  api.path = options.api_socket;
+  auto server = LocalApiServer::start(**agent, api, *log);
+  if (!server) return fail(server.error());
+  auto done = (*agent)->run(stop->get());
+  (*server)->stop();
+  if (!done) return fail(done.error());
+  (*log)->info("operation=stop servers=left_serving");
+  return 0;
+}
+
+int spawner_main(const NodeOptions& options) {
+  auto log = make_logger("ublk-spawner", options.log_level);
+  if (!log) return fail(log.error());
+  return run_spawner(options.spawner, *log);
+}
+
+void add_agent_options(CLI::App& command, NodeOptions& options) {
+  auto& agent = options.agent;
+  command.add_option("--volumes", agent.volumes_dir, "folder of UblkVolume manifests")
+      ->capture_default_str();
+  command.add_option("--pool", options.pools,
+                     "NAME=/folder: where backend.file.pool NAME lies (repeatable)");
+  command.add_option("--state", agent.state_dir, "folder for what must survive a reboot")
+      ->capture_default_str();
+  command.add_option("--run", agent.run_dir, "folder for what ends with the boot")
+      ->capture_default_str();
+  command.add_option("--spawner", agent.spawner_socket, "socket of the spawner")
+      ->capture_default_str();
+  command.add_option("--socket", options.api_socket, "socket for ublkctl")->capture_default_str();
+  command.add_option("--server", agent.server_program,
+                     "path of ublk-server (default: beside this program)");
+  command.add_option("--standbys", agent.standby_count, "warm servers kept for the next recovery")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 16));
+  command
+      .add_option("--test-hooks", agent.test_hooks_dir,
+                  "folder of FIFOs at which tests stop a recovery")
+      ->group("");
+}
+
+int node_main(int argc, char** argv) {
+  NodeOptions options;
+  CLI::App app{
+      "ublk-operator's node daemons: block volumes that survive the death of their server"};
+  app.require_subcommand(1);
+  app.add_option("--log-level", options.log_level, "debug, info, warn or error")
+      ->capture_default_str();
+
+  auto* agent = app.add_subcommand("agent", "make and keep real what the manifests want");
+  add_agent_options(*agent, options);
+  auto* run = app.add_subcommand(
+      "run", "as agent, on a machine without systemd: starts a spawner when none answers");
+  add_agent_options(*run, options);
+  auto* spawner = app.add_subcommand("spawner", "the parent of all servers");
+  spawner->add_option("--socket", options.spawner.socket_path, "where agents connect")
+      ->capture_default_str();
+  spawner->add_option("--uid-base", options.spawner.uid_base, "first uid for servers")
+      ->capture_default_str();
+  spawner->add_option("--uid-count", options.spawner.uid_count, "how many uids")
+      ->capture_default_str();
+  auto* helper = app.add_subcommand(
+      "helper", "one control command in a process of its own (used by the agent)");
+  helper->group("");
+  helper->add_option("words", options.helper);
+
+  CLI11_PARSE(app, argc, argv);
+  if (*agent) return run_agent(options, false);
+  if (*run) return run_agent(options, true);
+  if (*spawner) return spawner_main(options);
+  return run_helper(options.helper);
+}
+
+}  // namespace
+}  // namespace ublk_operator
+
+int main(int argc, char** argv) { return ublk_operator::node_main(argc, argv); }
