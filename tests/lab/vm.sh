@@ -32,6 +32,7 @@ read-only, /build/bin on PATH), $UBLK_RESULTS is a folder that survives. The VM'
   --disk FILE         add a raw disk: /dev/vdb, /dev/vdc... (repeatable; it is written to)
   --overlay FILE      keep the VM's disk in this qcow2 file (made if missing), so that the next boot
                       with it sees what this one wrote; in the VM `lab-cut [STATUS]` cuts the power
+  --append PARAMS     more kernel parameters (lab.udev=0: no udevd)
   --tolerate-kernel-bugs   only report a kernel BUG, WARNING or hung task, do not fail for it
   --verbose           also show the kernel's log
 
@@ -41,7 +42,7 @@ USAGE
 }
 
 kernel=${LAB_KERNELS[0]} preset=release flavour=fast timeout=600 memory=4G cpus=2
-results='' overlay='' verbose='' tolerate='' environment=() added=() disks=() command=()
+results='' overlay='' verbose='' tolerate='' parameters='' environment=() added=() disks=() command=()
 while (($#)); do
   case $1 in
     --kernel) kernel=${2:?}; shift 2 ;;
@@ -55,6 +56,7 @@ while (($#)); do
     --add) added+=("${2:?}"); shift 2 ;;
     --disk) disks+=("${2:?}"); shift 2 ;;
     --overlay) overlay=${2:?}; shift 2 ;;
+    --append) parameters=${2:?}; shift 2 ;;
     --tolerate-kernel-bugs) tolerate=1; shift ;;
     --verbose) verbose=1; shift ;;
     -c) command=(/bin/bash -c "${2:?}" job "${@:3}"); break ;;
@@ -130,15 +132,18 @@ else
   qemu-img create -q -f qcow2 -b "$base" -F raw "$run/root.qcow2"
   root_drive="file=$run/root.qcow2,format=qcow2,cache=unsafe"
 fi
-append="console=ttyS0 quiet loglevel=5 panic=-1 oops=panic mitigations=off nokaslr"
+# The second line only shortens the boot of an emulated machine, as does the processor without la57
+# (a fifth level of page tables).
+append="console=ttyS0 quiet loglevel=5 panic=-1 oops=panic mitigations=off"
+append+=" nokaslr cryptomgr.notests tsc=reliable no_timer_check"
 if [[ $flavour == systemd ]]; then
   append+=" init=/lib/systemd/systemd systemd.log_target=kmsg systemd.show_status=0"
 fi
 share() { printf -- 'local,path=%s,mount_tag=%s,security_model=none,readonly=%s,multidevs=remap' "$2" "$1" "$3"; }
 mkfifo "$run/out"
 qemu=("${LAB_QEMU[@]}" -nodefaults -no-user-config -display none -no-reboot -msg timestamp=on
-  -accel "${UBLK_LAB_ACCEL:-$accel}" -cpu max -smp "$cpus" -m "$memory"
-  -kernel "$LAB_IMAGE/$kernel/vmlinuz" -initrd "$LAB_IMAGE/$kernel/initrd" -append "$append"
+  -accel "${UBLK_LAB_ACCEL:-$accel}" -cpu max,la57=off -smp "$cpus" -m "$memory"
+  -kernel "$LAB_IMAGE/$kernel/kernel" -initrd "$LAB_IMAGE/$kernel/initrd" -append "$append $parameters"
   -drive "if=virtio,$root_drive"
   -chardev "file,id=kernel,path=$run/kernel.log,append=on" -serial chardev:kernel
   -device virtio-serial-pci
