@@ -1,0 +1,274 @@
+#include "cli/ublkctl.h"
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#include "CLI/CLI.hpp"
+#include "cli/commands.h"
+#include "cli/completion.h"
+#include "cli/version.h"
+#include "common/base/strings.h"
+#include "common/localapi/protocol.h"
+
+namespace ublk_operator {
+namespace {
+
+constexpr const char* kExitCodes =
+    "Exit codes:\n"
+    "  0  done\n"
+    "  1  the agent could not do it, or something failed here\n"
+    "  2  wrong arguments, or a manifest that is not valid; nothing was changed\n"
+    "  3  no volume of that name\n"
+    "  4  timed out: wait was not met in time, or the agent did not answer (the outcome is "
+    "unknown)\n"
+    "  5  refused because the device is in use (stop --force overrides)\n"
+    "  6  the agent cannot be reached";
+
+// All that can be on the command line, and what it means once parsed.
+class CommandLine {
+ public:
+  explicit CommandLine(const Environment& environment);
+  CommandLine(const CommandLine&) = delete;
+  CommandLine& operator=(const CommandLine&) = delete;
+
+  ExitCode run(const std::vector<std::string>& arguments);
+
+ private:
+  using Run = std::function<ExitCode(const Session&)>;
+
+  CLI::App* command(const std::string& name, const std::string& what, Run run);
+  void add_reading();
+  void add_changing();
+  void add_helping();
+  ExitCode refuse(const std::vector<std::string>& arguments, const std::string& why) const;
+
+  const Environment& environment_;
+  CLI::App app_{
+      "Volumes whose server may die while their applications go on: look at them, change them.",
+      "ublkctl"};
+  std::vector<std::pair<CLI::App*, Run>> commands_;
+
+  std::string socket_ = kLocalApiSocket;
+  GetOptions get_;
+  EventsOptions events_;
+  WaitOptions wait_;
+  ApplyOptions apply_;
+  DeleteOptions delete_;
+  SupportBundleOptions bundle_;
+  std::vector<std::string> names_;  // of the commands that take nothing else
+  bool force_ = false;
+  bool replace_server_ = false;
+  std::string preflight_output_ = "table";
+  std::string shell_;
+};
+
+CommandLine::CommandLine(const Environment& environment) : environment_(environment) {
+  app_.require_subcommand(1);
+  app_.fallthrough();  // --socket may also come after the command
+  app_.footer(kExitCodes);
+  app_.set_version_flag("--version", std::string("ublkctl ") + kVersion, "print the version");
+  app_.add_option("--socket", socket_, "the agent's socket")
+      ->envname("UBLK_SOCKET")
+      ->capture_default_str()
+      ->type_name("PATH");
+  add_reading();
+  add_changing();
+  add_helping();
+}
+
+CLI::App* CommandLine::command(const std::string& name, const std::string& what, Run run) {
+  CLI::App* added = app_.add_subcommand(name, what);
+  added->footer("See 'ublkctl --help' for the exit codes.");
+  commands_.emplace_back(added, std::move(run));
+  return added;
+}
+
+void add_output(CLI::App* command, std::string& value, const std::vector<std::string>& formats) {
+  command->add_option("-o,--output", value, "format: " + join(formats, ", "))
+      ->check(CLI::IsMember(formats))
+      ->capture_default_str()
+      ->type_name("FORMAT");
+}
+
+// One value a flag, so that "-f FILE NAME" does not take NAME for a file.
+CLI::Option* add_files(CLI::App* command, std::vector<std::string>& files) {
+  return command
+      ->add_option("-f,--filename", files,
+                   "a manifest, a folder of manifests, or - for standard input; may be repeated")
+      ->allow_extra_args(false)
+      ->type_name("FILE");
+}
+
+CLI::Option* add_names(CLI::App* command, std::vector<std::string>& names) {
+  return command->add_option("NAME", names, "volumes")->type_name("");
+}
+
+void CommandLine::add_reading() {
+  CLI::App* get = command("get", "List volumes, or some of them",
+                          [this](const Session& session) { return get_volumes(session, get_); });
+  add_names(get, get_.names);
+  add_output(get, get_.output, {"table", "wide", "json", "yaml", "name"});
+
+  CLI::App* describe =
+      command("describe", "Show all about volumes: spec, status, conditions, I/O counters, events",
+              [this](const Session& session) { return describe_volumes(session, names_); });
+  add_names(describe, names_)->required();
+
+  CLI::App* events =
+      command("events", "Show what happened to volumes",
+              [this](const Session& session) { return show_events(session, events_); });
+  events->add_option("NAME", events_.name, "only of this volume")->type_name("");
+  add_output(events, events_.output, {"table", "json", "yaml"});
+  events->add_flag("-w,--watch", events_.watch, "go on with what happens from now on");
+  events->add_option("--timeout", events_.timeout, "with --watch: end after this time")
+      ->type_name("DURATION");
+
+  CLI::App* wait =
+      command("wait", "Wait until volumes are as wanted, also ones that do not exist yet",
+              [this](const Session& session) { return wait_for_volumes(session, wait_); });
+  add_names(wait, wait_.names);
+  wait->add_flag("--all", wait_.all, "all volumes there are now");
+  wait->add_option("--for", wait_.wanted,
+                   "Ready, condition=TYPE[=True|False|Unknown], delete, or FIELD=VALUE such as "
+                   "state=LIVE")
+      ->required()
+      ->type_name("WHAT");
+  wait->add_option("--timeout", wait_.timeout, "how long, for all of them; 0s looks once")
+      ->capture_default_str()
+      ->type_name("DURATION");
+}
+
+void CommandLine::add_changing() {
+  CLI::App* apply =
+      command("apply", "Make volumes as manifests say, or change them",
+              [this](const Session& session) { return apply_manifests(session, apply_); });
+  add_files(apply, apply_.files)->required();
+  apply->add_flag("--dry-run", apply_.dry_run, "only check the manifests; needs no agent");
+
+  CLI::App* remove =
+      command("delete", "Remove volumes; each goes as soon as it is not in use",
+              [this](const Session& session) { return delete_volumes(session, delete_); });
+  add_names(remove, delete_.names);
+  add_files(remove, delete_.files);
+  remove->add_flag("--wait", delete_.wait, "until they are gone");
+  remove->add_flag("--ignore-not-found", delete_.ignore_not_found,
+                   "a volume that does not exist is no error");
+  remove->add_option("--timeout", delete_.timeout, "with --wait: how long")
+      ->capture_default_str()
+      ->type_name("DURATION");
+
+  CLI::App* stop =
+      command("stop", "Stop devices until they are started again; refused while in use",
+              [this](const Session& session) { return stop_volumes(session, names_, force_); });
+  add_names(stop, names_)->required();
+  stop->add_flag("--force", force_, "also while in use: waiting and new I/O fails with EIO");
+
+  add_names(command("start", "Start stopped volumes",
+                    [this](const Session& session) { return start_volumes(session, names_); }),
+            names_)
+      ->required();
+
+  CLI::App* recover = command(
+      "recover", "Recover volumes now: forget back-off and the crash-loop verdict",
+      [this](const Session& session) { return recover_volumes(session, names_, replace_server_); });
+  add_names(recover, names_)->required();
+  recover->add_flag("--replace-server", replace_server_,
+                    "also kill a server that seems to live but hangs");
+
+  add_names(command("pause", "Leave volumes alone: nothing is started, stopped or recovered",
+                    [this](const Session& session) {
+                      return pause_volumes(session, names_, /*paused=*/true);
+                    }),
+            names_)
+      ->required();
+  add_names(command("resume", "Take care of paused volumes again",
+                    [this](const Session& session) {
+                      return pause_volumes(session, names_, /*paused=*/false);
+                    }),
+            names_)
+      ->required();
+}
+
+void CommandLine::add_helping() {
+  CLI::App* bundle =
+      command("support-bundle", "Collect what a bug report needs into one JSON file",
+              [this](const Session& session) {
+                return write_support_bundle(session, bundle_, environment_.local_facts);
+              });
+  bundle->add_option("-o,--output", bundle_.output, "the file; standard output unless given")
+      ->type_name("FILE");
+
+  CLI::App* preflight = command(
+      "preflight", "Say what this machine's kernel can do, and what to do about what it cannot",
+      [this](const Session& session) {
+        return print_preflight(session, environment_.preflight(), preflight_output_ == "json");
+      });
+  add_output(preflight, preflight_output_, {"table", "json"});
+
+  CLI::App* completion =
+      command("completion", "Print a shell's completion script", [](const Session& session) {
+        session.out << bash_completion();
+        return ExitCode::ok;
+      });
+  completion->add_option("SHELL", shell_, "bash")
+      ->required()
+      ->check(CLI::IsMember({"bash"}))
+      ->type_name("");
+
+  command("version", "Print the version", [](const Session& session) {
+    session.out << "ublkctl " << kVersion << "\n";
+    return ExitCode::ok;
+  });
+}
+
+ExitCode CommandLine::refuse(const std::vector<std::string>& arguments,
+                             const std::string& why) const {
+  std::string what = why;
+  std::string help = "ublkctl --help";
+  // CLI11 says of a mistyped command only that one is missing.
+  const auto word = std::find_if(arguments.begin(), arguments.end(), [](const std::string& text) {
+    return text.empty() || text.front() != '-';
+  });
+  if (!app_.get_subcommands().empty()) {
+    help = "ublkctl " + app_.get_subcommands().back()->get_name() + " --help";
+  } else if (word != arguments.end()) {
+    std::vector<std::string> names;
+    for (const auto& [command, run] : commands_) names.push_back(command->get_name());
+    what = "unknown command '" + *word + "'";
+    if (const std::string near = nearest(*word, names); !near.empty())
+      what += " (did you mean '" + near + "'?)";
+  }
+  environment_.err << "ublkctl: " << what << "\nSee '" << help << "'.\n";
+  return ExitCode::usage;
+}
+
+ExitCode CommandLine::run(const std::vector<std::string>& arguments) {
+  try {
+    app_.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
+  } catch (const CLI::Success& asked) {  // --help, --version
+    (void)app_.exit(asked, environment_.out, environment_.err);
+    return ExitCode::ok;
+  } catch (const CLI::ParseError& error) {
+    return refuse(arguments, error.what());
+  }
+  const std::unique_ptr<VolumeService> service = environment_.connect(socket_);
+  const Session session{*service, environment_.in, environment_.out, environment_.err};
+  for (const auto& [command, run] : commands_) {
+    if (command->parsed()) return run(session);
+  }
+  return ExitCode::usage;  // require_subcommand() leaves no way here
+}
+
+}  // namespace
+
+int run_ublkctl(const std::vector<std::string>& arguments, const Environment& environment) {
+  try {
+    return static_cast<int>(CommandLine(environment).run(arguments));
+  } catch (const CLI::Error& error) {
+    environment.err << "ublkctl: " << error.what() << "\n";
+    return static_cast<int>(ExitCode::failed);
+  }
+}
+
+}  // namespace ublk_operator
