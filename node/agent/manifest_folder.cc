@@ -342,10 +342,10 @@ bool ManifestFolder::process_events() {
       if (event->wd == ancestor_watch_ && (name.empty() || name == ancestor_child_)) rescan = true;
       if (event->wd == folder_watch_) {
         if ((event->mask & IN_CLOSE_WRITE) != 0) busy_tries_.erase(name);
-        if (name.empty())
-          rescan = true;  // the folder itself: deleted, moved, unmounted, another mode
-        else if (name.starts_with(".."))
-          rescan = true;  // how Kubernetes swaps the content of a mounted ConfigMap: "..data"
+        // No name: the folder itself was deleted, moved, unmounted or given another mode. Two dots:
+        // how Kubernetes swaps the content of a mounted ConfigMap ("..data").
+        if (name.empty() || name.starts_with(".."))
+          rescan = true;
         else if (is_manifest_name(name))
           rescan = rescan || (event->mask & IN_CREATE) == 0 || appears_whole(path_ + "/" + name);
       }
