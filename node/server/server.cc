@@ -211,7 +211,7 @@ Result<void> Server::open_and_fetch(const GrantMessage& message, const UniqueFd&
   // EBUSY (another server still holds it) is not retried here: who granted knows when it is free.
   UniqueFd char_fd(open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (!char_fd.valid()) return errno_error("open", path);
-  for (uint16_t id = 0; id < queues_.size(); ++id) {
+  for (uint16_t id = 0; id < message.geometry.queues; ++id) {
     const size_t bytes = abi::desc_bytes(depth);
     void* address = mmap(nullptr, bytes, PROT_READ, MAP_SHARED | MAP_POPULATE, char_fd.get(),
                          static_cast<off_t>(abi::desc_offset(id)));
