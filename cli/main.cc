@@ -9,28 +9,15 @@
 #include "cli/ublkctl.h"
 #include "common/localapi/client.h"
 
-namespace {
-
-using namespace ublk_operator;
-
-std::vector<PreflightCheck> preflight_checks() {
-#if __has_include("node/ublk/preflight.h")
-  return preflight();
-#else
-  return {{"preflight", "unknown", "this build has no checks", ""}};
-#endif
-}
-
-}  // namespace
-
 int main(int argc, char** argv) {
+  using namespace ublk_operator;
   const Environment environment{
       .in = std::cin,
       .out = std::cout,
       .err = std::cerr,
       .connect = [](const std::string& socket) { return std::make_unique<LocalApiClient>(socket); },
-      .preflight = preflight_checks,
-      .local_facts = [] { return local_facts(preflight_checks()); },
+      .preflight = [] { return preflight(); },
+      .local_facts = [] { return local_facts(preflight()); },
   };
   const int code = run_ublkctl(std::vector<std::string>(argv + 1, argv + argc), environment);
   std::cout.flush();

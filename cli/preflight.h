@@ -5,18 +5,7 @@
 
 #include "cli/session.h"
 #include "nlohmann/json.hpp"
-#if __has_include("node/ublk/preflight.h")
 #include "node/ublk/preflight.h"
-#else
-namespace ublk_operator {
-struct PreflightCheck {
-  std::string name;
-  std::string status;  // "ok", "warning", "failed", "unknown"
-  std::string message;
-  std::string remedy;
-};
-}  // namespace ublk_operator
-#endif
 
 namespace ublk_operator {
 
