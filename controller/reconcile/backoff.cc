@@ -5,13 +5,18 @@
 namespace ublk_operator::reconcile {
 
 void RestartHistory::failed(Time now, const BackOff& back_off, double jitter) {
-  ++failures_;
-  if (failures_ == 1) {
+  ++attempts_;
+  hold_off(now, back_off, jitter);
+}
+
+void RestartHistory::hold_off(Time now, const BackOff& back_off, double jitter) {
+  const uint32_t failures = failures_in_row();
+  if (failures == 1) {
     not_before_ = now;
     return;
   }
   // initial x 2^(n-2), at most maximum; 2^20 x 1 ms is past every maximum, so the shift is bounded.
-  const auto doublings = std::min<uint32_t>(failures_ - 2, 20);
+  const auto doublings = std::min<uint32_t>(failures - 2, 20);
   const auto delay = std::min<std::chrono::milliseconds>(
       back_off.initial * (int64_t{1} << doublings), back_off.maximum);
   // Up to a quarter longer, so that volumes that failed together do not come back together.
@@ -20,16 +25,22 @@ void RestartHistory::failed(Time now, const BackOff& back_off, double jitter) {
                     static_cast<int64_t>(static_cast<double>(delay.count()) * jitter / 4));
 }
 
-void RestartHistory::died(Time now, std::chrono::milliseconds served, const BackOff& back_off,
-                          double jitter) {
+void RestartHistory::died(Time now, std::chrono::milliseconds served, bool own_fault,
+                          const BackOff& back_off, double jitter) {
   if (served >= stable_service) reset();
-  if (served < short_service) failed(now, back_off, jitter);
+  if (served >= short_service) {
+    kills_ = 0;
+    return;
+  }
+  if (!own_fault && ++kills_ <= kills_forgiven) return;
+  ++crashes_;
+  hold_off(now, back_off, jitter);
 }
 
 void RestartHistory::reset() { *this = RestartHistory{}; }
 
 std::chrono::milliseconds RestartHistory::retry_in(Time now) const {
-  if (failures_ == 0 || now >= not_before_) return std::chrono::milliseconds(0);
+  if (failures_in_row() == 0 || now >= not_before_) return std::chrono::milliseconds(0);
   return std::chrono::ceil<std::chrono::milliseconds>(not_before_ - now);
 }
 

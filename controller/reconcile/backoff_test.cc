@@ -35,14 +35,25 @@ TEST_F(RestartHistoryTest, JitterOnlyLengthensAndByAQuarterAtMost) {
   EXPECT_EQ(history_.retry_in(now_), 125ms);
 }
 
-TEST_F(RestartHistoryTest, TenKillsOfAServingServerWaitForNothing) {
-  for (int i = 0; i < 10; ++i) history_.died(now_, 300ms, back_off_, 1);
+TEST_F(RestartHistoryTest, TwentyKillsInARowWaitForNothing) {
+  for (int i = 0; i < 20; ++i) history_.died(now_, 5ms, false, back_off_, 1);
   EXPECT_EQ(history_.retry_in(now_), 0ms);
   EXPECT_FALSE(history_.crash_loop(3));
 }
 
+TEST_F(RestartHistoryTest, SomethingThatKillsWhateverIsStartedIsACrashLoop) {
+  for (uint32_t i = 0; i < RestartHistory::kills_forgiven + 4; ++i)
+    history_.died(now_, 5ms, false, back_off_, 0);
+  EXPECT_TRUE(history_.crash_loop(3));
+}
+
+TEST_F(RestartHistoryTest, LongerServiceInBetweenForgivesKills) {
+  for (int i = 0; i < 100; ++i) history_.died(now_, i % 10 == 0 ? 300ms : 5ms, false, back_off_, 0);
+  EXPECT_EQ(history_.failures_in_row(), 0U);
+}
+
 TEST_F(RestartHistoryTest, ARequestThatKillsItsServerIsACrashLoop) {
-  for (int i = 0; i < 4; ++i) history_.died(now_, 5ms, back_off_, 0);
+  for (int i = 0; i < 4; ++i) history_.died(now_, 5ms, true, back_off_, 0);
   EXPECT_TRUE(history_.crash_loop(3));
   EXPECT_EQ(history_.retry_in(now_), 400ms);
   EXPECT_EQ(history_.retry_in(now_ + 400ms), 0ms);
@@ -50,11 +61,25 @@ TEST_F(RestartHistoryTest, ARequestThatKillsItsServerIsACrashLoop) {
 
 TEST_F(RestartHistoryTest, AMinuteOfServiceForgivesAndSoDoesAPerson) {
   for (int i = 0; i < 4; ++i) history_.failed(now_, back_off_, 0);
-  history_.died(now_, 60s, back_off_, 0);
+  history_.died(now_, 60s, true, back_off_, 0);
   EXPECT_EQ(history_.failures_in_row(), 0U);
   history_.failed(now_, back_off_, 0);
   history_.reset();
   EXPECT_EQ(history_.failures_in_row(), 0U);
+}
+
+TEST_F(RestartHistoryTest, ServiceForgivesFailedAttemptsButNotCrashes) {
+  for (int round = 0; round < 20; ++round) {  // twenty recoveries that each die once half way
+    history_.failed(now_, back_off_, 0);
+    EXPECT_EQ(history_.retry_in(now_), 0ms);
+    history_.serving();
+  }
+  EXPECT_EQ(history_.failures_in_row(), 0U);
+  for (int round = 0; round < 4; ++round) {
+    history_.died(now_, 5ms, true, back_off_, 0);
+    history_.serving();
+  }
+  EXPECT_TRUE(history_.crash_loop(3));
 }
 
 TEST_F(RestartHistoryTest, HugeCountsDoNotOverflow) {

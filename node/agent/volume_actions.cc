@@ -294,6 +294,7 @@ void VolumeWorker::serving(bool recovered) {
   lease_.step = LeaseStep::serving;
   lease_.recovery_begun = false;
   save_lease();
+  history_.serving();
   last_error_.reset();
   replace_server_ = false;
   record_.lease_generation = lease_.generation;
@@ -309,7 +310,7 @@ void VolumeWorker::serving(bool recovered) {
   }
   if (lost_at_) {
     const auto pause = std::chrono::duration_cast<std::chrono::microseconds>(now - *lost_at_);
-    if (auto notice = context_.pool.exit_of(lost_pid_)) lost_how_ = "was " + notice->to_string();
+    explain_death(true);
     ++record_.recovery_count;
     record_.last_recovery_us = pause.count();
     record_.last_recovery_reason = lost_how_;
@@ -328,7 +329,6 @@ void VolumeWorker::serving(bool recovered) {
 void VolumeWorker::forget_loss() {
   lost_at_.reset();
   lost_how_.clear();
-  lost_pid_ = -1;
 }
 
 void VolumeWorker::server_lost(bool intended) {
@@ -337,8 +337,6 @@ void VolumeWorker::server_lost(bool intended) {
   const pid_t pid = server_->pidfd.pid();
   // After a stop of the device its server leaves by itself.
   intended = intended || (was == Server::serving && lease_.step != LeaseStep::serving);
-  auto notice = context_.pool.exit_of(pid);
-  const std::string how = notice ? notice->to_string() : "ended";
   process_channel();  // its last words
   drop_server();
   if (was == Server::granted || was == Server::serving) {
@@ -357,19 +355,35 @@ void VolumeWorker::server_lost(bool intended) {
     if (!lost_at_ && !stopped) lost_at_ = now;
   }
   if (intended) return;
-  if (was == Server::serving) {
-    lost_how_ = how;
-    lost_pid_ = pid;
-    const auto served =
-        std::chrono::duration_cast<std::chrono::milliseconds>(now - *serving_since_);
-    history_.died(now, served, record_.volume.spec.recovery.back_off, jitter());
-    event(true, "ServerDied",
-          "process " + std::to_string(pid) + " that served " +
-              (device_ ? object_name(device_->id) : "nothing") + " " + how);
-  } else {
-    history_.failed(now, record_.volume.spec.recovery.back_off, jitter());
-    event(true, "ServerDied", "process " + std::to_string(pid) + " " + how + " before it served");
+  explain_death(true);  // the one before
+  const auto served =
+      was == Server::serving
+          ? std::chrono::duration_cast<std::chrono::milliseconds>(now - *serving_since_)
+          : 0ms;
+  unexplained_ = Death{pid, was, now, served};
+  // Who died before it served has failed, however it died.
+  if (was != Server::serving) history_.failed(now, record_.volume.spec.recovery.back_off, jitter());
+}
+
+// The pidfd says that a server died; how it died comes from its parent, the spawner, a moment later. Recovery does not wait
+// for that: only the next attempt's back-off depends on it.
+void VolumeWorker::explain_death(bool last_chance) {
+  if (!unexplained_) return;
+  const auto notice = context_.pool.exit_of(unexplained_->pid);
+  if (!notice && !last_chance) return;
+  const Death death = *unexplained_;
+  unexplained_.reset();
+  const std::string how = notice ? "was " + notice->to_string() : "ended";
+  const std::string who = "process " + std::to_string(death.pid);
+  if (death.was != Server::serving) {
+    event(true, "ServerDied", who + " " + how + " before it served");
+    return;
   }
+  if (lost_at_ || lost_how_.empty()) lost_how_ = how;
+  const bool own_fault = notice && notice->signal != SIGKILL;
+  history_.died(death.when, death.served, own_fault, record_.volume.spec.recovery.back_off,
+                jitter());
+  event(true, "ServerDied", who + " " + how + " while it served");
 }
 
 // Kernels before UBLK_F_QUIESCE/FAIL_IO reset the device in START_USER_RECOVERY itself, so it

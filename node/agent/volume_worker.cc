@@ -32,7 +32,8 @@ VolumeWorker::VolumeWorker(WorkerContext& context, VolumeRecord record,
       exit_event_(EventFd::must_create()),
       record_(std::move(record)),
       found_device_(device),
-      random_(static_cast<unsigned>(identity_)) {}
+      random_(static_cast<unsigned>(identity_)),
+      published_(record_.volume) {}
 
 VolumeWorker::~VolumeWorker() {
   request_exit();
@@ -401,6 +402,7 @@ void VolumeWorker::observe_device() {
 
 void VolumeWorker::observe_server() {
   if (server_ && server_->pidfd.exited()) server_lost(false);
+  explain_death(false);
   if (old_holder_alive_) {
     // Its spawner may have answered only now.
     if (auto server = context_.pool.adopt(name_)) {

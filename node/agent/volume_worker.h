@@ -135,6 +135,7 @@ class VolumeWorker {
   void accept(Volume wanted, SourceIdentity source);
   void server_lost(bool intended);
   void forget_loss();
+  void explain_death(bool last_chance);
   void take_over(SpawnedServer server);
   void drop_server();
   void serving(bool recovered);
@@ -201,7 +202,14 @@ class VolumeWorker {
   std::optional<Clock::time_point> serving_since_;
   std::optional<Clock::time_point> lost_at_;
   std::string lost_how_;
-  pid_t lost_pid_ = -1;
+  // A server whose end the spawner has not explained yet.
+  struct Death {
+    pid_t pid = -1;
+    reconcile::Server was = reconcile::Server::none;
+    Clock::time_point when;
+    std::chrono::milliseconds served{0};
+  };
+  std::optional<Death> unexplained_;
   bool pool_blocked_ = false;
 
   std::optional<OpenBackend> backend_;

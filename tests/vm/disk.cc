@@ -50,7 +50,7 @@ void pin(int cpu) {
   if (cpu < 0) return;
   cpu_set_t set;
   CPU_ZERO(&set);
-  CPU_SET(cpu, &set);
+  CPU_SET(static_cast<size_t>(cpu), &set);
   ::sched_setaffinity(0, sizeof set, &set);
 }
 

@@ -29,8 +29,8 @@ struct ManifestOptions {
   std::string mode = "Reissue";
   std::string size = "64Mi";
   std::string backend = "file";  // "null", "file"
-  std::string path;              // of the file; default NAME.img
-  std::string extra;             // further lines of spec, indented by two spaces
+  std::string path = {};         // of the file; default NAME.img
+  std::string extra = {};        // further lines of spec, indented by two spaces
 };
 [[nodiscard]] std::string manifest(const ManifestOptions& options);
 

@@ -1,5 +1,6 @@
 // The four behaviours, as the kernel patch "ublk: support device recovery without I/O queueing" names them: what happens to
 // I/O in flight when the server dies, and to I/O that comes while there is none.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cerrno>
@@ -55,7 +56,8 @@ TEST_P(RecoveryModesTest, DoesWithIoWhatItsModePromises) {
   if (story.mode == "None") {
     // The kernel removes the disk: what was in flight and what comes later fails.
     for (auto& io : held) EXPECT_EQ(io.get(), story.in_flight);
-    EXPECT_EQ(disk.start_write(20, 2).get(), EIO);
+    // On its way out the disk answers EIO; once it is gone its size is 0, and a write beyond the end is ENOSPC.
+    EXPECT_THAT(disk.start_write(20, 2).get(), ::testing::AnyOf(EIO, ENOSPC));
     ASSERT_TRUE(node.api().pause("vol", false).ok());
     ASSERT_TRUE(node.wait_recovered("vol", 0));
     const Disk again(node.device("vol"));
@@ -68,22 +70,25 @@ TEST_P(RecoveryModesTest, DoesWithIoWhatItsModePromises) {
 
   ASSERT_TRUE(node.wait("vol", story.state,
                         [&](const auto&) { return node.kernel_state("vol") == story.state; }));
-  if (story.in_flight != 0)
+  if (story.in_flight != 0) {
     for (auto& io : held) EXPECT_EQ(io.get(), story.in_flight);
+  }
   auto late = disk.start_write(30, 2);
-  if (story.waits)
+  if (story.waits) {
     EXPECT_FALSE(done(late, 300ms)) << "new I/O must wait for the next server";
-  else
-    EXPECT_TRUE(late.get() != 0) << "new I/O must fail while there is no server";
+  } else {
+    EXPECT_NE(late.get(), 0) << "new I/O must fail while there is no server";
+  }
 
   ASSERT_TRUE(node.api().pause("vol", false).ok());
   ASSERT_TRUE(node.wait_recovered("vol", 0));
   EXPECT_EQ(node.kernel_state("vol"), "LIVE");
-  if (story.in_flight == 0)
+  if (story.in_flight == 0) {
     for (unsigned i = 0; i < in_flight; ++i) {
       EXPECT_EQ(held[i].get(), 0);
       EXPECT_EQ(disk.verify(i, 2), 0);
     }
+  }
   if (story.waits) {
     EXPECT_EQ(late.get(), 0);
     EXPECT_EQ(disk.verify(30, 2), 0);

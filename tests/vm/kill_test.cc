@@ -1,0 +1,255 @@
+// Whoever is killed, and whenever: the volume comes back without a manual step, and every acknowledged write is there.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <string>
+#include <thread>
+
+#include "tests/vm/disk.h"
+#include "tests/vm/lab_node.h"
+
+namespace ublk_operator::lab {
+namespace {
+
+// An application that goes on: writes block after block, verifies what it wrote, and counts what failed.
+class Application {
+ public:
+  explicit Application(const std::string& device) : disk_(device), thread_([this] { run(); }) {}
+  ~Application() { stop(); }
+  Application(const Application&) = delete;
+  Application& operator=(const Application&) = delete;
+
+  void stop() {
+    stop_ = true;
+    if (thread_.joinable()) thread_.join();
+  }
+  [[nodiscard]] uint64_t writes() const { return writes_; }
+  [[nodiscard]] uint64_t errors() const { return errors_; }
+  // Waits until it got `n` further writes done: the volume works.
+  [[nodiscard]] bool progress(uint64_t n) const {
+    const uint64_t goal = writes_ + n;
+    const auto deadline = std::chrono::steady_clock::now() + patience;
+    while (writes_ < goal && std::chrono::steady_clock::now() < deadline)
+      std::this_thread::sleep_for(1ms);
+    return writes_ >= goal;
+  }
+  // Every acknowledged write, read back.
+  [[nodiscard]] int verify_all() const {
+    for (uint64_t block = 0; block < blocks; ++block) {
+      if (versions_[block] == 0) continue;
+      if (const int err = disk_.verify(block, versions_[block]); err != 0) return err;
+    }
+    return 0;
+  }
+
+ private:
+  static constexpr uint64_t blocks = 512;
+  void run() {
+    for (uint64_t n = 0; !stop_; ++n) {
+      const uint64_t block = n * 7 % blocks;
+      const uint64_t version = n + 1;
+      int err = disk_.write(block, version);
+      if (err == 0) {
+        versions_[block] = version;
+        ++writes_;
+        err = disk_.verify(block, version);
+      } else {
+        versions_[block] = 0;  // unknown: either version may be there
+      }
+      if (err != 0) ++errors_;
+    }
+  }
+  Disk disk_;
+  uint64_t versions_[blocks] = {};
+  std::atomic<uint64_t> writes_ = 0;
+  std::atomic<uint64_t> errors_ = 0;
+  std::atomic<bool> stop_ = false;
+  std::thread thread_;
+};
+
+// Reissue promises most and is killed most.
+int rounds(const std::string& mode) { return mode == "Reissue" ? 20 : 5; }
+
+class KillTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    if (GetParam() == "FailIO" && !can_fail_io())
+      GTEST_SKIP() << "this kernel has no UBLK_F_USER_RECOVERY_FAIL_IO (Linux 6.13)";
+  }
+  // In None the disk goes with its server, so an application has to open the new one: only the volume is looked at.
+  [[nodiscard]] static bool keeps_disk() { return GetParam() != "None"; }
+  [[nodiscard]] static uint64_t recoveries(LabNode& node) {
+    return node.get("vol").status.recovery_count;
+  }
+  // The volume works, under its name, whatever happened.
+  static void expect_works(LabNode& node, uint64_t version) {
+    const Disk disk(node.device("vol"));
+    ASSERT_TRUE(disk.open());
+    EXPECT_EQ(disk.write(3, version), 0);
+    EXPECT_EQ(disk.verify(3, version), 0);
+  }
+};
+
+TEST_P(KillTest, OfTheServerAgainAndAgain) {
+  LabNode node;
+  node.apply({.mode = GetParam()});
+  ASSERT_TRUE(node.wait_ready("vol"));
+  std::optional<Application> application;
+  if (keeps_disk()) application.emplace(node.device("vol"));
+  for (int i = 0; i < rounds(GetParam()); ++i) {
+    const uint64_t before = recoveries(node);
+    node.kill_server("vol");
+    ASSERT_TRUE(node.wait_recovered("vol", before));
+    if (application) {
+      ASSERT_TRUE(application->progress(3));
+    } else {
+      expect_works(node, static_cast<uint64_t>(i) + 1);
+    }
+  }
+  if (!application) return;
+  application->stop();
+  if (GetParam() == "Reissue") {
+    EXPECT_EQ(application->errors(), 0U);
+  }
+  EXPECT_EQ(application->verify_all(), 0);
+}
+
+TEST_P(KillTest, OfTheAgentLeavesTheServerServing) {
+  LabNode node;
+  node.apply({.mode = GetParam()});
+  ASSERT_TRUE(node.wait_ready("vol"));
+  Application application(node.device("vol"));
+  const pid_t server = node.server_pid("vol");
+  for (int i = 0; i < rounds(GetParam()) / 4 + 1; ++i) {
+    node.kill_agent();
+    ASSERT_TRUE(application.progress(3));
+    node.start_agent();
+    ASSERT_TRUE(node.wait_ready("vol"));
+    EXPECT_EQ(node.server_pid("vol"), server) << "the server was replaced for no reason";
+  }
+  application.stop();
+  EXPECT_EQ(application.errors(), 0U) << "the death of an agent touches no I/O";
+  EXPECT_EQ(application.verify_all(), 0);
+}
+
+TEST_P(KillTest, OfTheSpawnerTakesItsServersAndTheyComeBack) {
+  LabNode node;
+  node.apply({.mode = GetParam()});
+  ASSERT_TRUE(node.wait_ready("vol"));
+  for (int i = 0; i < rounds(GetParam()); ++i) {
+    const uint64_t before = recoveries(node);
+    node.kill_spawner();
+    node.start_spawner();
+    ASSERT_TRUE(node.wait_recovered("vol", before));
+    expect_works(node, static_cast<uint64_t>(i) + 1);
+  }
+}
+
+TEST_P(KillTest, OfAgentAndServerTogether) {
+  LabNode node;
+  node.apply({.mode = GetParam()});
+  ASSERT_TRUE(node.wait_ready("vol"));
+  for (int i = 0; i < rounds(GetParam()); ++i) {
+    const pid_t server = node.server_pid("vol");
+    node.kill_agent();
+    kill_and_wait(server);
+    node.start_agent();
+    ASSERT_TRUE(node.wait_ready("vol"));
+    EXPECT_NE(node.server_pid("vol"), server);
+    expect_works(node, static_cast<uint64_t>(i) + 1);
+  }
+}
+
+TEST_P(KillTest, OfAllServersAtOnce) {
+  LabNode node;
+  for (const auto& name : {"a", "b", "c"})
+    node.apply({.name = name, .mode = GetParam(), .size = "16Mi"});
+  for (const auto& name : {"a", "b", "c"}) ASSERT_TRUE(node.wait_ready(name));
+  for (int i = 0; i < rounds(GetParam()) / 2 + 1; ++i) {
+    std::vector<pid_t> servers;
+    std::vector<uint64_t> before;
+    for (const auto& name : {"a", "b", "c"}) {
+      servers.push_back(node.server_pid(name));
+      before.push_back(node.get(name).status.recovery_count);
+    }
+    for (const pid_t pid : servers) kill_and_wait(pid);
+    size_t n = 0;
+    for (const auto& name : {"a", "b", "c"}) {
+      ASSERT_TRUE(node.wait_recovered(name, before[n++]));
+      const Disk disk(node.device(name));
+      EXPECT_EQ(disk.write(1, static_cast<uint64_t>(i) + 1), 0);
+    }
+  }
+}
+
+TEST_P(KillTest, OfTheServerDuringStartDev) {
+  LabNode node;
+  for (int i = 0; i < rounds(GetParam()) / 4 + 1; ++i) {
+    const std::string name = "start" + std::to_string(i);
+    node.hook(name, "half_fetched");  // START_DEV waits for the other half
+    node.apply({.name = name, .mode = GetParam(), .size = "16Mi"});
+    const pid_t pid = node.wait_hook(name, "half_fetched");
+    ASSERT_GT(pid, 0) << node.story(name);
+    node.unhook(name, "half_fetched");
+    kill_and_wait(pid);
+    ASSERT_TRUE(node.wait_ready(name));
+    const Disk disk(node.device(name));
+    EXPECT_EQ(disk.write(1, 1), 0);
+    node.remove_manifest(name + ".yaml");
+  }
+}
+
+std::string mode_name(const ::testing::TestParamInfo<std::string>& mode) { return mode.param; }
+INSTANTIATE_TEST_SUITE_P(FourModes, KillTest,
+                         ::testing::Values("Reissue", "Queue", "FailIO", "None"), mode_name);
+
+// --- a recovery that itself dies half way --------------------------------------------------------------------------------
+
+struct HalfWay {
+  std::string mode;
+  std::string point;
+};
+void PrintTo(const HalfWay& story, std::ostream* out) { *out << story.mode << " " << story.point; }
+
+class HalfWayTest : public ::testing::TestWithParam<HalfWay> {};
+
+TEST_P(HalfWayTest, IsFinishedByTheNextServer) {
+  const auto& [mode, point] = GetParam();
+  if (mode == "FailIO" && !can_fail_io())
+    GTEST_SKIP() << "this kernel has no UBLK_F_USER_RECOVERY_FAIL_IO (Linux 6.13)";
+  if (!repeats_recovery() && (point == "after_mmap" || point == "half_fetched"))
+    GTEST_SKIP() << "Linux 6.12 cannot repeat START_USER_RECOVERY once a server mapped the device "
+                    "and died: the "
+                    "volume says Recoverable=False there (see LegacyKernelTest)";
+  LabNode node;
+  node.apply({.mode = mode});
+  ASSERT_TRUE(node.wait_ready("vol"));
+  const Disk disk(node.device("vol"));
+  ASSERT_EQ(disk.write_range(0, 64, 1), 0);
+  for (int i = 0; i < rounds(mode); ++i) {
+    const uint64_t before = node.get("vol").status.recovery_count;
+    node.hook("vol", point);
+    node.kill_server("vol");
+    const pid_t second = node.wait_hook("vol", point);
+    ASSERT_GT(second, 0) << node.story("vol");
+    node.unhook("vol", point);
+    kill_and_wait(second);
+    ASSERT_TRUE(node.wait_recovered("vol", before));
+    ASSERT_EQ(disk.verify_range(0, 64, 1), 0);
+  }
+}
+
+std::vector<HalfWay> half_ways() {
+  std::vector<HalfWay> all;
+  for (const auto& mode : {"Reissue", "Queue", "FailIO"})
+    for (const auto& point : {"before_open", "after_mmap", "half_fetched", "before_end"})
+      all.push_back({mode, point});
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(Points, HalfWayTest, ::testing::ValuesIn(half_ways()),
+                         [](const auto& story) {
+                           return story.param.mode + "_" + story.param.point;
+                         });
+
+}  // namespace
+}  // namespace ublk_operator::lab
