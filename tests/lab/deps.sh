@@ -1,9 +1,12 @@
-# The Debian packages this project's chores need. Sourced.
-# shellcheck shell=bash
+#!/bin/bash
+# The Debian packages this project's chores need: `./dev deps` installs those that are missing.
+# Sourced, it gives install_missing and the lists.
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 BUILD_PACKAGES=(g++ cmake ninja-build ccache pkg-config liburing-dev libcpprest-dev libyaml-cpp-dev libspdlog-dev
   libgtest-dev libgmock-dev nlohmann-json3-dev libcli11-dev libcap-dev libcap2-bin libseccomp-dev prometheus-cpp-dev)
-LINT_PACKAGES=(clang-format-19 clang-tidy-19 shellcheck)
+LINT_PACKAGES=(clang-format-19 clang-tidy-19 shellcheck jq)
 LAB_PACKAGES=(qemu-system-x86 qemu-utils mmdebstrap debian-archive-keyring cpio kmod e2fsprogs busybox-static xz-utils
   zstd jq util-linux)
 
@@ -25,3 +28,10 @@ apt_install() {
 
 lab_deps() { install_missing "${LAB_PACKAGES[@]}"; }
 all_deps() { install_missing "${BUILD_PACKAGES[@]}" "${LINT_PACKAGES[@]}" "${LAB_PACKAGES[@]}"; }
+
+if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
+  set -euo pipefail
+  start=$(now_ms)
+  all_deps
+  say "all packages are there ($(seconds "$start") s)"
+fi

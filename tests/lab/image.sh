@@ -118,7 +118,7 @@ lab_pack_image() {
   local kernels=$1 rootfs=$2 out=$3 root=$3/root series release
   # Links instead of copies; /etc is written to below, so it alone is copied.
   cp -al "$rootfs/root" "$root"
-  rm -rf "$root/etc"
+  rm -rf "${root:?}/etc"
   cp -a "$rootfs/root/etc" "$root/etc"
   for series in "${LAB_KERNELS[@]}"; do
     release=$(<"$kernels/$series/release")

@@ -6,9 +6,8 @@
 # Built at first use, afterwards it only prints.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/deps.sh"
 . "$LAB_DIR/apt.sh"
-. "$LAB_DIR/deps.sh"
 . "$LAB_DIR/image.sh"
 
 SOURCE_FILES=(drivers/block/ublk_drv.c include/uapi/linux/ublk_cmd.h Documentation/block/ublk.rst

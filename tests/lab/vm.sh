@@ -2,9 +2,8 @@
 # Runs one job as root in a throw-away VM whose kernel has ublk. `./dev vm` is this script.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/deps.sh"
 . "$LAB_DIR/apt.sh"
-. "$LAB_DIR/deps.sh"
 . "$LAB_DIR/image.sh"
 
 STATUS_USAGE=64          # wrong arguments
@@ -114,7 +113,7 @@ if ((!${#command[@]})); then
 fi
 printf '%s\0' "${command[@]}" >"$run/job/command"
 {
-  printf 'export UBLK_LAB_KERNEL=%q\n' "$kernel"
+  printf 'export UBLK_LAB_KERNEL=%q UBLK_LAB_HOST_REPO=%q\n' "$kernel" "$REPO"
   ((!${#environment[@]})) || printf 'export %q\n' "${environment[@]}"
 } >"$run/job/environment"
 
@@ -141,6 +140,7 @@ if [[ $flavour == systemd ]]; then
 fi
 share() { printf -- 'local,path=%s,mount_tag=%s,security_model=none,readonly=%s,multidevs=remap' "$2" "$1" "$3"; }
 mkfifo "$run/out"
+# shellcheck disable=SC2054
 qemu=("${LAB_QEMU[@]}" -nodefaults -no-user-config -display none -no-reboot -msg timestamp=on
   -accel "${UBLK_LAB_ACCEL:-$accel}" -cpu max,la57=off -smp "$cpus" -m "$memory"
   -kernel "$LAB_IMAGE/$kernel/kernel" -initrd "$LAB_IMAGE/$kernel/initrd" -append "$append $parameters"
