@@ -1,0 +1,143 @@
+#!/bin/bash
+# All checks in stages: `./dev test` is this script. Each stage says how long it took and what it
+# counted; failures with their output, skips with their reasons and the counts come at the end.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "${BASH_SOURCE[0]}")/build.sh"
+. "$LAB_DIR/report.sh"
+. "$LAB_DIR/kernel-log.sh"
+
+STAGES=(deps build lint unit asan tsan vm-7.2 vm-6.12)
+UNIT_LIMIT=120      # seconds a unit test program may take; more under a sanitizer
+VM_LIMIT=600        # the same for one that needs the kernel, unless NAME.timeout says otherwise
+RESULTS=$REPO/build/results
+
+wanted=("$@")
+((${#wanted[@]})) || wanted=("${STAGES[@]}")
+for stage in "${wanted[@]}"; do
+  [[ " ${STAGES[*]} " == *" $stage "* ]] || fail 64 "no stage '$stage'; there are: ${STAGES[*]}"
+done
+
+# logged COMMAND...: run it, output to the stage's log; a failure's last lines become one failed count.
+logged() {
+  set +e; (set -e; "$@") >"$log" 2>&1; local rc=$?; set -e
+  ((!rc)) || failed "$stage" "status $rc (whole log: ${log#"$REPO"/})" "$(why_it_broke "$log")"
+  return $rc
+}
+# why_it_broke LOG: what the failed steps of a build said; of any other log the end.
+why_it_broke() {
+  awk '/^FAILED: / {on = 1} /^\[[0-9]+\/[0-9]+\]/ {on = 0} on' "$1" | head -n 120 | grep . || tail -n 60 "$1"
+}
+
+stage_deps() {
+  # Not in a subshell: what is missing is announced while it is being installed.
+  all_deps
+  note="all packages there"
+}
+
+stage_build() { build_stage release; }
+# build_stage PRESET [TARGET...]: note says how much work it was.
+build_stage() {
+  local misses hits misses_after hits_after
+  read -r misses hits < <(compiler_work)
+  logged build_preset "$@" || return
+  read -r misses_after hits_after < <(compiler_work)
+  if grep -q 'ninja: no work to do' "$log"; then
+    note="warm: nothing to build"
+  else
+    note="compiled $((misses_after - misses)), from ccache $((hits_after - hits))"
+  fi
+}
+
+stage_lint() {
+  local verdict check
+  set +e; "$LAB_DIR/lint.sh" --counts "$RESULTS/lint.counts" >"$log" 2>&1; set -e
+  note=$(sed -n 's/^ *clang-tidy: //p' "$log")
+  [[ -s $RESULTS/lint.counts ]] || { failed lint "did not run" "$(tail -n 60 "$log")"; return; }
+  while read -r verdict check; do
+    if [[ $verdict == pass ]]; then pass; else
+      failed lint "$check" "$(awk -v end="fail $check" 'index($0, end) == 1 {exit} /^(pass|fail) / {out = ""; next} {out = out $0 "\n"}
+        END {printf "%s", out}' "$log" | tail -n 200)"
+    fi
+  done <"$RESULTS/lint.counts"
+}
+
+# unit_stage PRESET LIMIT: the unit tests of that build, two at a time.
+unit_stage() {
+  local preset=$1 limit=$2 programs names start
+  out=$RESULTS/$stage
+  rm -rf "$out"; mkdir -p "$out"
+  if [[ $preset != release ]]; then
+    logged configure_preset "$preset" || return 0
+    mapfile -t programs < <(test_programs "$preset" unit)
+    build_stage "$preset" "${programs[@]}" || return 0
+  fi
+  mapfile -t programs < <(test_programs "$preset" unit)
+  ((${#programs[@]})) || { skip_stage "there are no unit tests in build/$preset"; return; }
+  start=$(now_ms)
+  (
+    cd "$REPO"
+    export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1
+    export UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=second_deadlock_stack=1
+    # GCC 12's sanitizers cannot place their shadow where newer kernels randomise addresses.
+    setarch -R "$LAB_DIR/gtest.sh" "$out" "$(nproc)" "$limit" "${programs[@]/#/$REPO/build/$preset/}" >"$out/summary"
+  )
+  report_gtests "$stage" "$out" "${programs[@]##*/}"
+  note+="${note:+; }${#programs[@]} programs in $(seconds "$start") s"
+}
+stage_unit() { unit_stage release "$UNIT_LIMIT"; }
+stage_asan() { unit_stage asan $((UNIT_LIMIT * 3)); }
+stage_tsan() { unit_stage tsan $((UNIT_LIMIT * 5)); }
+
+# vm_stage KERNEL: one boot, every program that needs a real kernel.
+vm_stage() {
+  local kernel=$1 programs program limit total=300 status=0 bugs
+  out=$RESULTS/$stage
+  rm -rf "$out"; mkdir -p "$out"
+  mapfile -t programs < <(test_programs release vm)
+  ((${#programs[@]})) || { skip_stage "there are no tests in build/release/vm"; return; }
+  for program in "${programs[@]}"; do
+    limit=$VM_LIMIT
+    [[ ! -r build/release/$program.timeout ]] || limit=$(<"build/release/$program.timeout")
+    total=$((total + limit + 40))
+  done
+  "$LAB_DIR/vm.sh" --kernel "$kernel" --timeout "$total" --results "$out" --tolerate-kernel-bugs \
+    "$LAB_DIR/gtest.sh" /results 1 "$VM_LIMIT" "${programs[@]/#//build/}" 2>"$out/vm.log" | tee "$out/summary" || status=$?
+  report_gtests "$stage" "$out" "${programs[@]##*/}"
+  ((!status)) || failed "$stage" "the VM did not reach its end (status $status)" "$(tail -n 40 "$out/vm.log")"
+  bugs=$(kernel_bugs "$out/kernel.log")
+  [[ -z $bugs ]] || failed "$stage" "the kernel reported a bug" "$bugs"
+  note="kernel $(grep -aoE 'job starts after .*' "$out/kernel.log" | tr -d '\r' | sed 's/.* on //'), ${#programs[@]} programs"
+}
+stage_vm-7.2() { vm_stage 7.2; }
+stage_vm-6.12() { vm_stage 6.12; }
+
+# skip_stage REASON: listed at the end, not counted as a test.
+skip_stage() { SKIPS+=("stage $stage: $1"); note="skipped: $1"; }
+
+cd "$REPO"
+mkdir -p "$RESULTS"
+begin=$(now_ms)
+build_broken=''
+for stage in "${wanted[@]}"; do
+  note='' log=$RESULTS/$stage.log start=$(now_ms)
+  before=$PASSED/$FAILED/$SKIPPED
+  printf '== %s\n' "$stage"
+  case $stage in
+    deps | build) ;;
+    asan | tsan) ;;
+    *) # These look at what the release build made.
+      [[ $build_broken || -f build/release/build.ninja ]] || logged build_preset release || build_broken=1 ;;
+  esac
+  if [[ $build_broken && $stage =~ ^(lint|unit|vm-.*)$ ]]; then
+    skip_stage "the release build is broken"
+  else
+    "stage_$stage" || [[ $stage != build ]] || build_broken=1
+  fi
+  IFS=/ read -r p f s <<<"$before"
+  printf '== %s: %s s, %d passed, %d failed, %d skipped%s\n' "$stage" "$(seconds "$start")" \
+    $((PASSED - p)) $((FAILED - f)) $((SKIPPED - s)) "${note:+ ($note)}"
+done
+printf '\nAll stages: %s s\n' "$(seconds "$begin")"
+print_report
+((!FAILED))
