@@ -1,8 +1,9 @@
-// From text to UblkVolume and back. One decode path: YAML becomes a tree of JSON values that
-// remembers line and column, JSON is read into the same tree, and one set of rules turns the tree
-// into a Volume. Errors   every problem of a document is reported, not only the first, each with
-// where it is ("vol.yaml:12:9"), what was
-//          expected, and the nearest valid name. Nothing throws.
+// From text to UblkVolume and back. One decode path: YAML becomes a tree that remembers line and
+// column, JSON is read into the same tree, and one set of rules turns the tree into a Volume.
+// Errors   every problem of a document is reported (the first hundred), not only the first, each
+//          with where it is ("vol.yaml:12:9"), what was expected, and the nearest valid name.
+//          Nothing throws.
+// Bounds   limits.h: bytes, depth, nodes with aliases expanded, documents of a file.
 // Threads  pure functions.
 #pragma once
 #include <optional>
@@ -39,9 +40,13 @@ struct DecodedDocument {
 
 struct DecodedManifest {
   std::vector<DecodedDocument> documents;
-  // Problems of the file itself: not YAML at all, too large, too deep, an alias bomb. Then nothing
-  // is known about which volumes it meant to hold.
+  // Problems of the file itself: not YAML at all, too large, too deep, an alias bomb, without any
+  // document (as while it is being written). Then nothing is known about which volumes it meant to
+  // hold beyond those in `documents`. A syntax error within a document whose name could be read is
+  // a problem of that document, and one here says that the rest of the file is unknown.
   std::vector<Problem> problems;
+  // While this is false, no volume that the file held before counts as removed: also a name may be
+  // what was cut off.
   [[nodiscard]] bool ok() const;
 };
 
@@ -56,8 +61,10 @@ struct DecodedManifest {
                                                    const std::string& file);
 
 // JSON as Kubernetes and the local API carry it: apiVersion, kind, metadata, spec, status. Fields
-// at their default are written too, so that `ublkctl get -o yaml` shows what holds. from_json
-// accepts what to_json wrote (status included).
+// at their default are written too, so that `ublkctl get -o yaml` shows what holds; only a volume
+// without a size, whose manifest never was right, has no spec. from_json accepts what to_json wrote
+// (status included) and passes over status fields that it does not know; EINVAL with all problems,
+// E2BIG beyond the limits.
 [[nodiscard]] nlohmann::json to_json(const Volume& volume);
 [[nodiscard]] Result<Volume> volume_from_json(const nlohmann::json& json);
 [[nodiscard]] nlohmann::json to_json(const VolumeEvent& event);

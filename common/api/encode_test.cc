@@ -132,7 +132,7 @@ class VolumeGenerator {
 TEST(EncodeTest, JsonReadsBackTheSame) {
   constexpr unsigned seed = 20250104;
   VolumeGenerator generator(seed);
-  for (int i = 0; i < 2000; ++i) {
+  for (int i = 0; i < 500; ++i) {
     const Volume volume = generator.next();
     const json encoded = to_json(volume);
     const auto read = volume_from_json(json::parse(encoded.dump()));
@@ -145,7 +145,7 @@ TEST(EncodeTest, JsonReadsBackTheSame) {
 TEST(EncodeTest, YamlReadsBackAsTheSameSpec) {
   constexpr unsigned seed = 20250105;
   VolumeGenerator generator(seed);
-  for (int i = 0; i < 1000; ++i) {
+  for (int i = 0; i < 300; ++i) {
     const Volume volume = generator.next();
     const std::string text = to_yaml(to_json(volume));
     const DecodedManifest manifest = decode_manifest(text, "vol.yaml");

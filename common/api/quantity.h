@@ -1,7 +1,7 @@
 // Kubernetes quantities and Go durations, as far as volumes need them.
 // Source   k8s.io/apimachinery/pkg/api/resource/quantity.go: decimal number, then one of "", Ki Mi
-// Gi Ti Pi Ei,
-//          k M G T P E, or an exponent. Only whole numbers of bytes are accepted.
+//          Gi Ti Pi Ei, k M G T P E, or an exponent. Only whole numbers of bytes are accepted.
+// Errors   the detail is the rest of a sentence that begins with the text: "has no unit; ...".
 #pragma once
 #include <chrono>
 #include <cstdint>

@@ -492,6 +492,8 @@ std::string read_name(const Tree& tree) {
   auto metadata = root.object("metadata");
   std::string name;
   if (!metadata || !metadata->string("name", name) || !is_volume_name(name)) return "";
+  // "pgdat" at the very end of a file may be the beginning of "pgdata": then it is not its name.
+  if (metadata->find("name")->value->cut_off) return "";
   return name;
 }
 

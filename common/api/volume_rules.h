@@ -20,7 +20,7 @@ enum class Origin {
 [[nodiscard]] Volume read_volume(const Tree& tree, Origin origin, ProblemList& problems);
 [[nodiscard]] VolumeEvent read_event(const Tree& tree, ProblemList& problems);
 
-// metadata.name, when it can be read and can be a volume's name; else empty.
+// metadata.name, when it can be read as a whole and can be a volume's name; else empty.
 [[nodiscard]] std::string read_name(const Tree& tree);
 
 }  // namespace ublk_operator

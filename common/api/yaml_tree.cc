@@ -91,6 +91,8 @@ class TreeBuilder : public YAML::EventHandler {
       stop(position_of(mark),
            "not valid YAML: a quoted text without its end: is the file cut off?");
     }
+    tree.cut_off = !tree.quoted && mark.pos >= 0 &&
+                   static_cast<size_t>(mark.pos) + value.size() == text_.size();
     add(std::move(tree), anchor, mark.pos);
   }
 
