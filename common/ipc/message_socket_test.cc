@@ -228,8 +228,10 @@ TEST_F(MessageListenerTest, OfManyThatStartTogetherExactlyOneListens) {
     ASSERT_TRUE(MessageListener::listen(path_, 0600).ok());
   }  // leaves a stale socket
   std::vector<Result<MessageListener>> results;
+  results.reserve(8);
   for (int i = 0; i < 8; ++i) results.emplace_back(Error{EINVAL, "not run", "", ""});
   std::vector<std::thread> threads;
+  threads.reserve(results.size());
   for (auto& result : results)
     threads.emplace_back([this, &result] { result = MessageListener::listen(path_, 0600); });
   for (auto& thread : threads) thread.join();

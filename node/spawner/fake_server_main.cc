@@ -1,10 +1,10 @@
 // A server as the spawner sees one: says "ready" on its channel, answers questions about itself,
 // and ends as it is told. Started with {program, "--channel", "3", "--arena", N}.
 #include <dirent.h>
-#include <signal.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <string>
 #include <thread>

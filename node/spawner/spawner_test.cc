@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -12,6 +11,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <optional>
@@ -173,8 +173,10 @@ TEST_F(SpawnerTest, AServerHasAnOwnUidAndNoPrivileges) {
     const pid_t pid = server->info.pid;
     const std::string uid = std::to_string(server->info.uid);
     EXPECT_GE(server->info.uid, options_.uid_base);
-    EXPECT_EQ(status_field(pid, "Uid"), uid + "\t" + uid + "\t" + uid + "\t" + uid);
-    EXPECT_EQ(status_field(pid, "Gid"), uid + "\t" + uid + "\t" + uid + "\t" + uid);
+    // Real, effective, saved and file system id.
+    const std::string four = join({uid, uid, uid, uid}, "\t");
+    EXPECT_EQ(status_field(pid, "Uid"), four);
+    EXPECT_EQ(status_field(pid, "Gid"), four);
     EXPECT_EQ(status_field(pid, "Groups"), "");
     for (const char* set : {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"})
       EXPECT_EQ(status_field(pid, set), "0000000000000000") << set;
@@ -346,6 +348,8 @@ TEST_F(SpawnerTest, ManyThreadsMaySpawnAtOnce) {
   start();
   std::vector<std::thread> threads;
   std::vector<Result<SpawnedServer>> servers;
+  servers.reserve(8);
+  threads.reserve(8);
   for (int i = 0; i < 8; ++i) servers.emplace_back(Error{EINVAL, "not run", "", ""});
   for (auto& server : servers) threads.emplace_back([this, &server] { server = spawn(); });
   for (auto& thread : threads) thread.join();
