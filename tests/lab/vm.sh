@@ -22,7 +22,8 @@ read-only, /build/bin on PATH), $UBLK_RESULTS is a folder that survives. The VM'
 
   --kernel 7.2|6.12   kernel series (default 7.2)
   --preset NAME       which build/NAME becomes /build (default release)
-  --systemd           boot systemd as PID 1 and run PROGRAM from a unit (slower)
+  --systemd           boot systemd as PID 1 and run PROGRAM from a unit (slower); ublk_drv is not loaded
+                      then, and PROGRAM may itself power off or reboot the VM: that counts as success
   --timeout S         kill the VM after S seconds, status 124 (default 600)
   --mem M, --cpus N   memory in QEMU's notation (default 4G), virtual CPUs (default 2)
   --results DIR       the folder behind $UBLK_RESULTS (default: one that is deleted afterwards)
@@ -142,7 +143,7 @@ share() { printf -- 'local,path=%s,mount_tag=%s,security_model=none,readonly=%s,
 mkfifo "$run/out"
 # shellcheck disable=SC2054
 qemu=("${LAB_QEMU[@]}" -nodefaults -no-user-config -display none -no-reboot -msg timestamp=on
-  -accel "${UBLK_LAB_ACCEL:-$accel}" -cpu max,la57=off -smp "$cpus" -m "$memory"
+  -accel "${UBLK_LAB_ACCEL:-$accel}" -cpu max,la57=off,svm=off -smp "$cpus" -m "$memory"
   -kernel "$LAB_IMAGE/$kernel/kernel" -initrd "$LAB_IMAGE/$kernel/initrd" -append "$append $parameters"
   -drive "if=virtio,$root_drive"
   -chardev "file,id=kernel,path=$run/kernel.log,append=on" -serial chardev:kernel
@@ -181,6 +182,16 @@ bugs=$(kernel_bugs "$run/kernel.log")
 cp "$run/kernel.log" "$results/kernel.log"
 [[ -z $bugs ]] || { say "the kernel reported a bug:"; printf '%s\n' "$bugs" >&2; }
 last_lines() { say "last lines of the kernel's log:"; tail -n 25 "$run/kernel.log" | tr -d '\r' >&2; }
+# shutdown_report: whether the machine came down in order after the job powered it off, and how fast.
+shutdown_report() {
+  local log off ended
+  log=$(tr -d '\r' <"$run/kernel.log")
+  off=$(sed -nE 's/^\[ *([0-9.]+)\] reboot: (Power down|Restarting system).*/\1/p' <<<"$log" | tail -n 1)
+  ended=$(sed -nE 's/^.*lab: job ended after ([0-9.]+) s.*/\1/p' <<<"$log" | tail -n 1)
+  [[ -n $off && -n $ended ]] || { last_lines; fail $STATUS_NO_VERDICT "the job asked for the end, but the VM did not come down in order"; }
+  grep -E 'timed out|Failed to unmount|Waiting for process|Failed to detach|still holding' <<<"$log" >&2 || true
+  say "the job ended the VM: down $(awk -v a="$ended" -v b="$off" 'BEGIN {printf "%.1f", b - a}') s after the job, $elapsed s in all"
+}
 
 if [[ -n $timed_out ]]; then
   last_lines
@@ -190,9 +201,10 @@ fi
 case $job_status in
   '')
     ((qemu_status == 0)) || tail -n 5 "$run/qemu.log" >&2
-    last_lines
+    [[ -n $bugs ]] || last_lines
     fail $STATUS_NO_VERDICT "the VM ended after $elapsed s (QEMU status $qemu_status), before ${command[*]} did." ;;
-  poweroff) say "the job powered the VM off; clean end after $elapsed s"; exit 0 ;;
-  0) [[ -z $bugs || -n $tolerate ]] || exit $STATUS_KERNEL_BROKE; exit 0 ;;
+  poweroff) shutdown_report ;;
+  0) ;;
   *) exit "$job_status" ;;
 esac
+[[ -z $bugs || -n $tolerate ]] || exit $STATUS_KERNEL_BROKE
