@@ -43,7 +43,7 @@ check_tidy() {
     key=$({ printf '%s\n' "$settings" "${command//"$PWD"/}"; cat "$work/read/${object//\//_}"; } | sha256sum | cut -c1-40)
     if [[ -f $TIDY_CACHE/$key ]]; then touch "$TIDY_CACHE/$key"; else todo+=("$file $key"); fi
   done < <(jq -r --arg repo "$PWD/" '.[] | select(.file | startswith($repo)) |
-    [.file[($repo | length):], .output, .command] | @tsv' build/release/compile_commands.json |
+    [.file[($repo | length):], (.command | capture(" -o (?<o>[^ ]+)").o), .command] | @tsv' build/release/compile_commands.json |
     grep -Ff <(git ls-files '*.cc' | sed 's/$/\t/'))
   rm -rf "$work"
   echo "clang-tidy: $total files, $((total - ${#todo[@]})) unchanged since they passed"
