@@ -1,5 +1,5 @@
 #!/bin/bash
-# Formatting, static analysis, shell scripts: `./dev lint` is this script. Four checks; with --counts
+# Formatting, static analysis, shell scripts: `./dev lint` is this script. Five checks; with --counts
 # FILE it writes a line "pass|fail NAME" for each. Analysis results are kept by content, so a second
 # run looks only at what changed.
 set -euo pipefail
@@ -86,6 +86,7 @@ cd "$REPO"
 install_missing "${BUILD_PACKAGES[@]}" "${LINT_PACKAGES[@]}" jq
 check "shell syntax" check_shell_syntax
 check "shellcheck" check_shellcheck
+check "lab selftest" tests/lab/selftest.sh
 check "clang-format" check_format
 check "clang-tidy" check_tidy
 exit $status
