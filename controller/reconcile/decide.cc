@@ -67,8 +67,7 @@ Decision recover(const Desired& want, const Observed& seen) {
 Decision await_release(const Desired& want, const Observed& seen) {
   if (deadline_exceeded(want, seen)) return fail_device(seen);
   if (seen.old_holder_alive) return wait_at_most(Why::old_holder_alive, usage_recheck);
-  if (want.recoverable && seen.server == Server::none && seen.retry_in.count() == 0 &&
-      seen.backend_ready)
+  if (seen.server == Server::none && seen.retry_in.count() == 0 && seen.backend_ready)
     return act(Act::prepare_server, Why::device_releasing);
   if (seen.without_server >= poke_release_after)
     return act(Act::poke_release, Why::device_releasing);
@@ -155,6 +154,11 @@ Decision decide_now(const Desired& want, const Observed& seen) {
         return remove_diskless(seen, Why::needs_recreate);
       return start(seen);
     case Device::dead:
+      // The next server, warm already, is kept for the next device.
+      if (seen.server != Server::granted && seen.server != Server::serving) {
+        if (seen.retry_in.count() > 0) return wait_at_most(Why::back_off, seen.retry_in);
+        return act(Act::delete_device, Why::starting);
+      }
       return remove_diskless(seen, Why::starting);
     case Device::live:
       if (seen.server == Server::granted) return act(Act::end_recovery, Why::recovering);

@@ -87,11 +87,18 @@ TEST(DecideTest, LiveWithoutAServerIsPokedAfterAWhile) {
 TEST(DecideTest, TheDiskOfModeNoneIsMadeAnew) {
   Desired want;
   want.recoverable = false;
-  Observed seen;
+  Observed seen = serving();
+  seen.server = Server::none;  // killed; the kernel has not noticed
+  seen.without_server = 1ms;
+  EXPECT_EQ(decide(want, seen).act, Act::prepare_server);
+  seen.server = Server::prepared;
+  EXPECT_EQ(decide(want, seen).act, Act::wait);
   seen.device = Device::dead;
   EXPECT_EQ(decide(want, seen).act, Act::delete_device);
   seen.device = Device::absent;
   EXPECT_EQ(decide(want, seen).act, Act::add_device);
+  seen.device = Device::fresh;
+  EXPECT_EQ(decide(want, seen).act, Act::grant);
 }
 
 TEST(DecideTest, AServerThatDiedBeforeStartLeavesADeviceOfNoUse) {

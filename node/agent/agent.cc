@@ -149,21 +149,23 @@ Result<void> Agent::run(int stop_fd) {
   if (program) program_watch_ = std::move(*program);
   if (options_.on_ready) options_.on_ready();
 
-  pollfd fds[2] = {{stop_fd, POLLIN, 0}, {folder_->fd(), POLLIN, 0}};
   while (true) {
-    // The folder is looked at again now and then for what inotify cannot tell: a mount over it, a
-    // network file system.
-    constexpr auto rescan = 5s;
-    const int ready = ::poll(fds, 2, static_cast<int>(rescan / 1ms));
-    if (ready > 0 && fds[0].revents != 0) return {};
-    bool scan = ready == 0;
-    if (ready > 0 && fds[1].revents != 0) {
+    pollfd fds[3] = {{stop_fd, POLLIN, 0}, {folder_->fd(), POLLIN, 0}, {wake_.fd(), POLLIN, 0}};
+    if (::poll(fds, 3, -1) < 0) {
+      if (errno == EINTR) continue;
+      return errno_error("poll", "agent");
+    }
+    if (fds[0].revents != 0) return {};
+    if (fds[2].revents != 0) {
+      wake_.drain();
+      reap_finished();
+    }
+    bool scan = false;
+    if (fds[1].revents != 0) {
       const std::scoped_lock lock(folder_mutex_);
       scan = folder_->process_events();
-      fds[1].fd = folder_->fd();
     }
     if (scan) scan_manifests();
-    reap_finished();
   }
 }
 
@@ -210,7 +212,7 @@ void Agent::apply_view(const FolderView& view) {
         const std::scoped_lock lock(workers_mutex_);
         sources_[name] = wanted.source;
       }
-      worker->set_wanted(*wanted.volume, wanted.source);
+      worker->set_wanted(*wanted.volume, wanted.source, wanted.problems);
     } else {
       worker->set_broken(wanted.problems);
     }
@@ -279,6 +281,7 @@ void Agent::publish(const std::string& name, std::optional<Volume> volume) {
   else
     board_.erase(name);
   for (const auto& [id, on_change] : watchers_) on_change(name, volume);
+  if (!volume) wake_.signal();
 }
 
 // --- VolumeService

@@ -81,6 +81,7 @@ class Agent : public VolumeService {
   std::map<uint64_t, DeviceId> devices_by_identity_;  // as found at start
   std::set<std::string> reported_;                    // problems of the last scan, said once
 
+  EventFd wake_ = EventFd::must_create();  // a volume is gone: its worker is to be joined
   std::mutex folder_mutex_;
   std::optional<ManifestFolder> folder_;
 

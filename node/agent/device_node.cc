@@ -308,6 +308,7 @@ Result<DiskUsers> find_disk_users(const NodePaths& paths, DeviceId id) {
     claimed = !exclusive.valid() && errno == EBUSY;
     if (!exclusive.valid() && !claimed) return errno_error("open", path);
   }
+  node->reset();  // or the search below would find this process
 
   const std::set<dev_t> devices = devices_of(paths, info.st_rdev);
   const Directory processes(::opendir(paths.proc_dir.c_str()));

@@ -484,6 +484,18 @@ FolderView ManifestFolder::read_folder(const std::map<std::string, std::string>&
     for (const DecodedDocument& document : content.documents)
       if (accepted_in(document.name) != file) add(file, document);
 
+  // A volume that is not found because its own file cannot be understood is kept, and has to say
+  // why. Not for a file that somebody writes just now: a moment later it is whole, or stays so.
+  for (const auto& [volume, accepted_file] : accepted) {
+    const auto own = files.find(base_name(accepted_file));
+    if (own == files.end() || !own->second.opaque || view.volumes.contains(volume)) continue;
+    const auto writing = busy_tries_.find(own->first);
+    if (writing != busy_tries_.end() && writing->second < busy_tries_max) continue;
+    WantedVolume& wanted = view.volumes[volume];
+    wanted.source = {path_ + "/" + own->first, view.directory_identity};
+    wanted.problems = own->second.problems;
+  }
+
   if (current_identity(path_) != seen_identity_) {
     // Deleted or replaced while it was read: what was found may be half of it.
     FolderView nothing;

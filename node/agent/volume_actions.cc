@@ -87,6 +87,10 @@ void VolumeWorker::add_device() {
     return;
   }
   geometry_ = geometry;
+  if (server_ && !(prepared_for_ == geometry)) {  // warmed for the device before this one
+    (void)server_->pidfd.kill(SIGKILL);
+    drop_server();
+  }
   context_.pool.note_arena(geometry.buffer_bytes());
   watch_device();
 }
@@ -113,6 +117,7 @@ void VolumeWorker::prepare_server() {
   pool_blocked_ = false;
   server_ = std::move(*server);
   server_state_ = Server::warming;
+  prepared_for_ = *geometry_;
   server_deadline_ = Clock::now() + limits::server_ready_deadline;
   if (auto sent = server_->channel.send(to_json(PrepareMessage{*geometry_})); !sent)
     context_.log->warn("volume={} operation=prepare error=\"{}\"", name_, sent.error().to_string());
@@ -128,15 +133,13 @@ void VolumeWorker::process_channel() {
     const std::string type = message->body.value("type", "");
     if (type == "prepared" && server_state_ == Server::warming) {
       server_state_ = Server::prepared;
+    } else if (type == "fetching") {
+      fetched_ = true;
     } else if (type == "failed") {
       const Error error = failed_from_json(message->body);
       last_error_ = error;
       event(true, "ServerFailed", error.to_string());
-      // 6.12 binds the char device to the first process that mapped it until a reset that does not
-      // come.
-      if (recovery_needs_start_once() && lease_.recovery_begun && error.operation == "mmap" &&
-          error.err == EINVAL)
-        recovery_impossible_ = true;
+      if (recovery_needs_start_once() && lease_.recovery_begun) note_half_way(error);
     } else if (type == "stats") {
       if (auto stats = stats_from_json(message->body)) {
         {
@@ -149,6 +152,25 @@ void VolumeWorker::process_channel() {
         stats_waiters_.clear();
       }
     }
+  }
+}
+
+// Linux 6.12: what a server's failure tells about the one before it, which died between
+// START_USER_RECOVERY and its end.
+void VolumeWorker::note_half_way(const Error& error) {
+  if (error.operation == "mmap" && error.err == EINVAL) {
+    // The device is bound to the process that mapped it first, until START_USER_RECOVERY resets it.
+    // With one queue that is safe to ask for again; with more, see server_lost().
+    if (lease_.device_spec.queues > 1)
+      recovery_impossible_ = true;
+    else
+      stale_mapping_ = true;
+  } else if (error.operation == "open" && error.err == EBUSY) {
+    // Its ring is about to end; or never will, because the kernel does not cancel the fetches of a
+    // queue of which only a part was fetched.
+    const auto now = Clock::now();
+    if (!half_way_held_since_) half_way_held_since_ = now;
+    if (now - *half_way_held_since_ >= limits::release_warn_after) recovery_impossible_ = true;
   }
 }
 
@@ -187,6 +209,7 @@ void VolumeWorker::grant() {
   lease_.holder_start_ticks = ticks ? *ticks : 0;
   save_lease();
   close_seen_ = false;
+  fetched_ = false;
   context_.pool.bind(server_->info.id, name_, lease_.generation);
   auto given = give_char_device(context_.paths, device_->id, server_->info.uid);
   auto sent = given ? server_->channel.send(to_json(message), fds) : given;
@@ -248,6 +271,8 @@ void VolumeWorker::begin_recovery() {
   }
   auto begun = control_->begin_recovery(device_->id, {limits::command_deadline, -1});
   if (begun) {
+    stale_mapping_ = false;
+    half_way_held_since_.reset();
     lease_.recovery_begun = true;
     save_lease();
     return;
@@ -258,8 +283,12 @@ void VolumeWorker::begin_recovery() {
   }
   if (begun.err() == EINVAL && recovery_needs_start_once() && recoverable()) {
     // It succeeded before, for a server that then died. If that one never mapped the device, the
-    // reset still holds and the next server finds out; if not, its mmap fails and process_channel()
-    // draws the conclusion.
+    // reset still holds and the next server finds out; if it did, the next one's mmap was refused
+    // and nothing but a new device helps.
+    if (stale_mapping_) {
+      recovery_impossible_ = true;
+      return;
+    }
     lease_.recovery_begun = true;
     save_lease();
     return;
@@ -269,6 +298,9 @@ void VolumeWorker::begin_recovery() {
 
 void VolumeWorker::end_recovery() {
   if (UniqueFd hook = context_.hooks.find(name_, "before_end"); hook.valid()) {
+    // Every tag is fetched then, as it is when END_USER_RECOVERY returns.
+    while (!fetched_ && server_->channel.valid()) wait_for_events(hook_timeout);
+    if (!fetched_) return;
     (void)write_all(hook.get(), std::to_string(server_->pidfd.pid()) + "\n", "test hook");
     (void)wait_server_exit(hook_timeout);
     return;
@@ -322,6 +354,8 @@ void VolumeWorker::serving(bool recovered) {
               lost_how_);
     save_record();
   }
+  stale_mapping_ = false;
+  half_way_held_since_.reset();
   forget_loss();
   context_.pool.refill();
 }
@@ -340,16 +374,18 @@ void VolumeWorker::server_lost(bool intended) {
   process_channel();  // its last words
   drop_server();
   if (was == Server::granted || was == Server::serving) {
+    // When every tag was fetched START_USER_RECOVERY can be repeated on every kernel.
+    const bool half_way = was == Server::granted && recovery_needs_start_once() && !fetched_;
     // 6.12 cannot tell whether some but not all queues were fetched; START_USER_RECOVERY then would
     // dereference a null pointer in the kernel (ublk_queue_reinit). It is never sent.
-    if (was == Server::granted && recovery_needs_start_once() && lease_.device_spec.queues > 1 &&
-        close_seen_)
-      recovery_impossible_ = true;
+    if (half_way && lease_.device_spec.queues > 1 && close_seen_) recovery_impossible_ = true;
     // 6.12: START_USER_RECOVERY succeeded once and must not be repeated when the server never
     // opened the device.
-    const bool keeps = was == Server::granted && recovery_needs_start_once() && !close_seen_;
+    const bool keeps = half_way && !close_seen_ && !stale_mapping_;
     if (!keeps) lease_.recovery_begun = false;
-    lease_.step = LeaseStep::fencing;
+    // What the next agent must know too, see adopt().
+    lease_.step =
+        half_way && lease_.device_spec.queues > 1 ? LeaseStep::granted : LeaseStep::fencing;
     save_lease();
     const bool stopped = device_ && device_->state == DeviceState::dead && intended;
     if (!lost_at_ && !stopped) lost_at_ = now;
@@ -403,6 +439,9 @@ bool VolumeWorker::wait_server_exit(std::chrono::milliseconds timeout) const {
 }
 
 void VolumeWorker::poke_release() {
+  // Linux 6.12 has no such race: there it is the request timer that has not run yet, and opening and
+  // closing the char device would only wake this worker to do it again at once.
+  if (recovery_needs_start_once()) return wait_for_events(poke_pause);
   const UniqueFd fd(::open(char_path(device_->id).c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
   if (fd.valid())
     event(true, "DevicePoked",
@@ -433,8 +472,10 @@ void VolumeWorker::check_usage() {
 
 void VolumeWorker::try_stop() {
   if ((context_.kernel_features & flags::safe_stop_dev) == 0) {
-    // Looked at a moment ago, which is the best this kernel allows; see check_usage().
-    if (server_) return kill_server(Why::stopped);
+    // Looked at a moment ago, which is the best this kernel allows; see check_usage(). Both in one
+    // action: a device without a server and still with a disk would be recovered.
+    if (server_) kill_server(Why::stopped);
+    if (server_) return;  // in an uninterruptible wait, which passes
     return stop_device(Why::stopped);
   }
   disk_closed_ = false;
@@ -488,12 +529,14 @@ void VolumeWorker::disk_gone() {
 
 void VolumeWorker::delete_device() {
   const std::string id = std::to_string(device_->id);
-  // Without waiting: the old disk may be open for as long as its users please, and the id is not
-  // needed again.
-  auto deleted = context_.disposable.run({"delete-async", id}, helper_timeout);
-  if (!deleted && deleted.err() == EOPNOTSUPP)
-    deleted = context_.disposable.run({"delete", id}, helper_timeout);
-  if (!deleted && deleted.err() != ENODEV) return failed("DeleteFailed", deleted.error());
+  // Without waiting: the old disk may be open for as long as its users please, and the id is not needed again. A DEAD device
+  // has neither disk nor server that could hold the device's mutex, so this is asked here and not in a process of its own,
+  // which would cost mode None its start (ublk_ctrl_del_dev; decisions/003).
+  auto deleted = control_->remove_async(device_->id, {limits::command_deadline, -1});
+  if (!deleted && deleted.err() != ENODEV) {
+    auto by_helper = context_.disposable.run({"delete", id}, helper_timeout);
+    if (!by_helper && by_helper.err() != ENODEV) return failed("DeleteFailed", by_helper.error());
+  }
   reset_device();
 }
 

@@ -57,9 +57,10 @@ void VolumeWorker::join() {
 // --- messages
 // ----------------------------------------------------------------------------------------------------------
 
-void VolumeWorker::set_wanted(Volume wanted, SourceIdentity source) {
+void VolumeWorker::set_wanted(Volume wanted, SourceIdentity source, std::vector<Problem> remarks) {
   const std::scoped_lock lock(mail_mutex_);
   mail_.wanted = std::move(wanted);
+  mail_.remarks = std::move(remarks);
   mail_.source = std::move(source);
   mail_.problems.reset();
   mail_.removed = false;
@@ -150,7 +151,15 @@ void VolumeWorker::take_mail() {
     const std::scoped_lock lock(mail_mutex_);
     mail = std::exchange(mail_, Mail{});
   }
-  if (mail.wanted) accept(std::move(*mail.wanted), std::move(*mail.source));
+  if (mail.wanted) {
+    const std::vector<Problem> before = problems_;
+    accept(std::move(*mail.wanted), std::move(*mail.source));
+    if (problems_.empty() && !mail.remarks.empty()) {
+      problems_ = std::move(mail.remarks);
+      if (before.empty() || before.front().to_string() != problems_.front().to_string())
+        event(true, "DuplicateName", problems_.front().to_string());
+    }
+  }
   if (mail.problems && !mail.problems->empty()) {
     if (problems_.empty() || problems_.front().to_string() != mail.problems->front().to_string())
       event(true, "ManifestBroken", mail.problems->front().to_string());
@@ -179,7 +188,9 @@ void VolumeWorker::take_mail() {
   }
   if (mail.recover) {
     replace_server_ = mail.replace_server;
-    recovery_impossible_ = false;
+    // Not even on request where it would break the kernel, see server_lost().
+    if (!recovery_needs_start_once() || lease_.device_spec.queues <= 1)
+      recovery_impossible_ = false;
   }
   if (mail.reset || mail.recover) {
     history_.reset();
@@ -426,11 +437,18 @@ const VolumeSpec& VolumeWorker::effective_spec() const {
   return device_ ? lease_.device_spec : record_.volume.spec;
 }
 
+namespace {
+// Descriptors carry how they were opened: another size, access or way of I/O needs others.
+bool opened_alike(const VolumeSpec& a, const VolumeSpec& b) {
+  return a.size_bytes == b.size_bytes && a.read_only == b.read_only && a.backend == b.backend;
+}
+}  // namespace
+
 void VolumeWorker::observe_backend() {
   const VolumeSpec& spec = effective_spec();
   const bool wanted =
       (!record_.removing && record_.volume.spec.running && !record_.stopped) || device_;
-  if (backend_ && backend_size_bytes_ != spec.size_bytes) backend_.reset();
+  if (backend_ && !opened_alike(backend_spec_, spec)) backend_.reset();
   if (!wanted && !device_) {
     backend_.reset();
     return;
@@ -447,7 +465,7 @@ void VolumeWorker::observe_backend() {
     backend_error_.reset();
     backend_moved_.reset();
     backend_ = std::move(opened).value();
-    backend_size_bytes_ = spec.size_bytes;
+    backend_spec_ = spec;
     if (backend_->identity && record_.backend != backend_->identity) {
       record_.backend = backend_->identity;  // known before any server can reach it
       save_record();
@@ -491,11 +509,15 @@ void VolumeWorker::watch_device() {
     char_watch_ = std::move(*watch);
   else
     context_.log->warn("volume={} operation=watch error=\"{}\"", name_, watch.error().to_string());
-  auto disk = context_.watches.watch(block_path(device_->id), IN_CLOSE_WRITE | IN_CLOSE_NOWRITE,
-                                     [this](uint32_t, const std::string&) {
-                                       disk_closed_ = true;
-                                       wake_event_.signal();
-                                     });
+  // Where check_usage() has to open the disk itself to look, only for reading, its own close must
+  // not wake this worker to look again.
+  const bool looks = (context_.kernel_features & flags::safe_stop_dev) == 0;
+  auto disk = context_.watches.watch(
+      block_path(device_->id), looks ? IN_CLOSE_WRITE : IN_CLOSE_WRITE | IN_CLOSE_NOWRITE,
+      [this](uint32_t, const std::string&) {
+        disk_closed_ = true;
+        wake_event_.signal();
+      });
   if (disk) disk_watch_ = std::move(*disk);  // there is none before START_DEV
 }
 
@@ -591,6 +613,8 @@ void VolumeWorker::reset_device() {
   geometry_.reset();
   usage_ = Usage::unknown;
   recovery_impossible_ = false;
+  stale_mapping_ = false;
+  half_way_held_since_.reset();
   still_held_ = false;
   old_holder_alive_ = false;
   const uint64_t generation = lease_.generation;

@@ -70,8 +70,8 @@ class VolumeWorker {
   [[nodiscard]] bool finished() const { return finished_; }  // forgotten: nothing is left to do
 
   // A manifest that decoded well. Not accepted (shrinking, another backend): the condition
-  // SpecValid says why.
-  void set_wanted(Volume wanted, SourceIdentity source);
+  // SpecValid says why. `remarks`: what is wrong although it is taken (a namesake in another file).
+  void set_wanted(Volume wanted, SourceIdentity source, std::vector<Problem> remarks = {});
   // The manifest is broken: what was accepted before stays.
   void set_broken(std::vector<Problem> problems);
   void set_removed();
@@ -91,6 +91,7 @@ class VolumeWorker {
   struct Mail {
     std::optional<Volume> wanted;
     std::optional<SourceIdentity> source;
+    std::vector<Problem> remarks;
     std::optional<std::vector<Problem>> problems;
     bool removed = false;
     std::optional<bool> stopped;
@@ -140,6 +141,7 @@ class VolumeWorker {
   void drop_server();
   void serving(bool recovered);
   void process_channel();
+  void note_half_way(const Error& error);
   void replace_server_process(const std::string& reason, const Error& error);
   void disk_gone();
   void failed(const std::string& reason, const Error& error);
@@ -192,12 +194,17 @@ class VolumeWorker {
   Lease lease_;
   bool still_held_ = false;
   bool recovery_impossible_ = false;
+  // Linux 6.12 and older, see note_half_way().
+  bool stale_mapping_ = false;
+  std::optional<Clock::time_point> half_way_held_since_;
   bool old_holder_alive_ = false;
   reconcile::Usage usage_ = reconcile::Usage::unknown;
   std::string users_;
 
   std::optional<SpawnedServer> server_;
   reconcile::Server server_state_ = reconcile::Server::none;
+  Geometry prepared_for_;  // what the server was told
+  bool fetched_ = false;  // the granted server said that it fetched every tag
   Clock::time_point server_deadline_{};
   std::optional<Clock::time_point> serving_since_;
   std::optional<Clock::time_point> lost_at_;
@@ -213,7 +220,7 @@ class VolumeWorker {
   bool pool_blocked_ = false;
 
   std::optional<OpenBackend> backend_;
-  uint64_t backend_size_bytes_ = 0;  // what backend_ was opened for
+  VolumeSpec backend_spec_;  // what backend_ was opened for
   std::optional<Error> backend_error_;
   std::optional<Error> backend_moved_;  // removed or replaced while it is served
   std::optional<Error> unsupported_;

@@ -1,71 +1,16 @@
 // Whoever is killed, and whenever: the volume comes back without a manual step, and every acknowledged write is there.
 #include <gtest/gtest.h>
 
-#include <atomic>
+#include <optional>
 #include <string>
-#include <thread>
+#include <vector>
 
+#include "tests/vm/application.h"
 #include "tests/vm/disk.h"
 #include "tests/vm/lab_node.h"
 
 namespace ublk_operator::lab {
 namespace {
-
-// An application that goes on: writes block after block, verifies what it wrote, and counts what failed.
-class Application {
- public:
-  explicit Application(const std::string& device) : disk_(device), thread_([this] { run(); }) {}
-  ~Application() { stop(); }
-  Application(const Application&) = delete;
-  Application& operator=(const Application&) = delete;
-
-  void stop() {
-    stop_ = true;
-    if (thread_.joinable()) thread_.join();
-  }
-  [[nodiscard]] uint64_t writes() const { return writes_; }
-  [[nodiscard]] uint64_t errors() const { return errors_; }
-  // Waits until it got `n` further writes done: the volume works.
-  [[nodiscard]] bool progress(uint64_t n) const {
-    const uint64_t goal = writes_ + n;
-    const auto deadline = std::chrono::steady_clock::now() + patience;
-    while (writes_ < goal && std::chrono::steady_clock::now() < deadline)
-      std::this_thread::sleep_for(1ms);
-    return writes_ >= goal;
-  }
-  // Every acknowledged write, read back.
-  [[nodiscard]] int verify_all() const {
-    for (uint64_t block = 0; block < blocks; ++block) {
-      if (versions_[block] == 0) continue;
-      if (const int err = disk_.verify(block, versions_[block]); err != 0) return err;
-    }
-    return 0;
-  }
-
- private:
-  static constexpr uint64_t blocks = 512;
-  void run() {
-    for (uint64_t n = 0; !stop_; ++n) {
-      const uint64_t block = n * 7 % blocks;
-      const uint64_t version = n + 1;
-      int err = disk_.write(block, version);
-      if (err == 0) {
-        versions_[block] = version;
-        ++writes_;
-        err = disk_.verify(block, version);
-      } else {
-        versions_[block] = 0;  // unknown: either version may be there
-      }
-      if (err != 0) ++errors_;
-    }
-  }
-  Disk disk_;
-  uint64_t versions_[blocks] = {};
-  std::atomic<uint64_t> writes_ = 0;
-  std::atomic<uint64_t> errors_ = 0;
-  std::atomic<bool> stop_ = false;
-  std::thread thread_;
-};
 
 // Reissue promises most and is killed most.
 int rounds(const std::string& mode) { return mode == "Reissue" ? 20 : 5; }
@@ -187,7 +132,12 @@ TEST_P(KillTest, OfTheServerDuringStartDev) {
   for (int i = 0; i < rounds(GetParam()) / 4 + 1; ++i) {
     const std::string name = "start" + std::to_string(i);
     node.hook(name, "half_fetched");  // START_DEV waits for the other half
-    node.apply({.name = name, .mode = GetParam(), .size = "16Mi"});
+    // Linux 6.12 warns when a queue of which a part was fetched loses its server; there one of two
+    // queues is the half.
+    node.apply({.name = name,
+                .mode = GetParam(),
+                .size = "16Mi",
+                .extra = repeats_recovery() ? "" : "  queues: 2\n"});
     const pid_t pid = node.wait_hook(name, "half_fetched");
     ASSERT_GT(pid, 0) << node.story(name);
     node.unhook(name, "half_fetched");

@@ -138,27 +138,28 @@ void LabNode::start_spawner() {
 }
 
 void LabNode::start_agent() {
-  agent_ = spawn({program("ublk-node"),
-                  "--log-level",
-                  "debug",
-                  "agent",
-                  "--volumes",
-                  volumes(),
-                  "--state",
-                  dir("state"),
-                  "--run",
-                  dir("run"),
-                  "--spawner",
-                  dir("run/spawner.sock"),
-                  "--socket",
-                  dir("run/agent.sock"),
-                  "--pool",
-                  "default=" + pool_,
-                  "--standbys",
-                  std::to_string(options_.standbys),
-                  "--test-hooks",
-                  dir("hooks")},
-                 dir("agent.log"));
+  std::vector<std::string> words{program("ublk-node"),
+                                 "--log-level",
+                                 "debug",
+                                 options_.agent_command,
+                                 "--volumes",
+                                 volumes(),
+                                 "--state",
+                                 dir("state"),
+                                 "--run",
+                                 dir("run"),
+                                 "--spawner",
+                                 dir("run/spawner.sock"),
+                                 "--socket",
+                                 dir("run/agent.sock"),
+                                 "--pool",
+                                 "default=" + pool_,
+                                 "--standbys",
+                                 std::to_string(options_.standbys),
+                                 "--test-hooks",
+                                 dir("hooks")};
+  words.insert(words.end(), options_.agent_arguments.begin(), options_.agent_arguments.end());
+  agent_ = spawn(words, dir("agent.log"));
 }
 
 void LabNode::kill_spawner() { end(spawner_, SIGKILL); }

@@ -38,8 +38,10 @@ class LabNode {
  public:
   struct Options {
     unsigned standbys = 1;
-    std::string pool;  // folder of pool "default"; empty: one in the temporary directory
+    std::string pool = {};  // folder of pool "default"; empty: one in the temporary directory
     bool start = true;
+    std::string agent_command = "agent";            // or "run": starts a spawner itself
+    std::vector<std::string> agent_arguments = {};  // further ones
   };
   LabNode();
   explicit LabNode(Options options);
