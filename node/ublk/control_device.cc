@@ -75,6 +75,17 @@ T from_bytes(const std::vector<std::byte>& bytes, size_t offset = 0) {
   return value;
 }
 
+// GET_FEATURES and an ADD_DEV that leaves the id to the driver name no device.
+std::string object_of(DeviceId id) {
+  return id == AddRequest::any_id ? std::string(abi::kControlPath) : object_name(id);
+}
+
+// What is left of a limit, for the second of several commands.
+CallLimit rest_of(CallLimit limit, Clock::time_point begun) {
+  const auto spent = std::chrono::ceil<std::chrono::milliseconds>(Clock::now() - begun);
+  return {std::max(limit.timeout - spent, 0ms), limit.cancel_fd};
+}
+
 DeviceInfo to_info(const abi::DevInfo& raw) {
   DeviceInfo info;
   info.id = raw.dev_id;
@@ -126,7 +137,9 @@ class CommandRing {
     io_uring_queue_exit(&ring_);
     // The kernel may still write into what an orphan points at, however long that takes, and no
     // completion will tell when: that memory is given up on purpose (orphans_max bounds it).
-    for (auto& [token, request] : orphans_) static_cast<void>(request.release());
+    for (auto& [token, request] : orphans_) {
+      [[maybe_unused]] const Request* given_up = request.release();
+    }
   }
 
   // Success returns the request, for what the kernel wrote into its buffer. The error's detail is
@@ -141,7 +154,7 @@ class CommandRing {
     current_ = next_token_++;
     result_.reset();
     if (const int err = submit_command(*request); err < 0)
-      return Error{-err, request->operation, object_name(request->id),
+      return Error{-err, request->operation, object_of(request->id),
                    "io_uring refused the submission; nothing was sent"};
 
     const int why = wait(by, limit.cancel_fd);
@@ -160,7 +173,7 @@ class CommandRing {
     if (why != 0 && (*result_ == -EINTR || *result_ == -ECANCELED))
       return ended_early(*request, why,
                          "the command was cancelled: read the state before acting again");
-    return Error{-*result_, request->operation, object_name(request->id), ""};
+    return Error{-*result_, request->operation, object_of(request->id), ""};
   }
 
  private:
@@ -190,7 +203,13 @@ class CommandRing {
     // The command area begins where addr3 stands in a plain SQE (linux/io_uring.h).
     std::memcpy(reinterpret_cast<std::byte*>(sqe) + offsetof(io_uring_sqe, addr3), &request.command,
                 sizeof request.command);
-    return submit();
+    const int err = submit();
+    if (err < 0) {
+      // It stays in the submission queue, and would go out with the next command.
+      sqe->opcode = IORING_OP_NOP;
+      sqe->user_data = cancel_token;
+    }
+    return err;
   }
 
   void submit_cancel() {
@@ -227,16 +246,16 @@ class CommandRing {
 
   static Error ended_early(const Request& request, int err, const char* what) {
     const char* why = err == ETIMEDOUT ? "the deadline passed; " : "what it waited for went away; ";
-    return Error{err, request.operation, object_name(request.id), std::string(why) + what};
+    return Error{err, request.operation, object_of(request.id), std::string(why) + what};
   }
 
   Error too_many_orphans(const Request& request) const {
     const Request& oldest = *orphans_.begin()->second;
     return Error{
-        EAGAIN, request.operation, object_name(request.id),
+        EAGAIN, request.operation, object_of(request.id),
         std::to_string(orphans_.size()) +
             " earlier commands never came back from the kernel (the first: " + oldest.operation +
-            " of " + object_name(oldest.id) + "): end the server that hangs, then try again"};
+            " of " + object_of(oldest.id) + "): end the server that hangs, then try again"};
   }
 
   UniqueFd control_;
@@ -253,14 +272,10 @@ class KernelControlDevice final : public ControlDevice {
   explicit KernelControlDevice(std::unique_ptr<CommandRing> ring) : ring_(std::move(ring)) {}
 
   Result<uint64_t> features(CallLimit limit) override {
-    auto request = make("get_features", abi::get_features, UINT32_MAX);
+    auto request = make("get_features", abi::get_features, AddRequest::any_id);
     with_buffer(*request, std::vector<std::byte>(abi::features_len));
     Result<Reply> reply = call(std::move(request), limit);
-    if (!reply) {
-      Error error = std::move(reply).error();
-      error.object = abi::kControlPath;  // the one command that names no device
-      return error;
-    }
+    if (!reply) return std::move(reply).error();
     return from_bytes<uint64_t>((*reply)->buffer);
   }
 
@@ -288,13 +303,14 @@ class KernelControlDevice final : public ControlDevice {
   }
 
   Result<Geometry> params(DeviceId id, CallLimit limit) override {
+    const Clock::time_point begun = Clock::now();
     Result<DeviceInfo> device = info(id, limit);
     if (!device) return std::move(device).error();
     abi::Params raw{};
     raw.len = sizeof raw;
     auto request = make("get_params", abi::get_params, id);
     with_buffer(*request, bytes_of(raw));
-    Result<Reply> reply = call(std::move(request), limit);
+    Result<Reply> reply = call(std::move(request), rest_of(limit, begun));
     if (!reply) return std::move(reply).error();
     Geometry geometry = from_params(from_bytes<abi::Params>((*reply)->buffer));
     geometry.queues = device->queues;
@@ -307,6 +323,7 @@ class KernelControlDevice final : public ControlDevice {
     // GET_DEV_INFO2 wants the char device's path even for privileged devices, and looks it up in
     // our mount namespace. A container's /dev may not show the node (yet): plain GET_DEV_INFO
     // answers the same for privileged devices, and with the kernel's own error for others.
+    const Clock::time_point begun = Clock::now();
     const std::string path = char_path(id);
     const size_t path_bytes = path.size() + 1;
     auto request = make("get_dev_info2", abi::get_dev_info2, id);
@@ -321,7 +338,7 @@ class KernelControlDevice final : public ControlDevice {
 
     request = make("get_dev_info", abi::get_dev_info, id);
     with_buffer(*request, std::vector<std::byte>(sizeof(abi::DevInfo)));
-    reply = call(std::move(request), limit);
+    reply = call(std::move(request), rest_of(limit, begun));
     if (!reply) return std::move(reply).error();
     return to_info(from_bytes<abi::DevInfo>((*reply)->buffer));
   }

@@ -113,6 +113,7 @@ class Fake final : public Kernel {
   }
   void shorten_request_timeout(DeviceId) override {}
   void let_requests_time_out(DeviceId id) override { kernel_.fire_request_timeout(id); }
+  [[nodiscard]] std::chrono::milliseconds a_while() const override { return 30ms; }
   std::string crash() override { return kernel_.crash(); }
 
  private:

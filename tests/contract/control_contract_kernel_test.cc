@@ -80,7 +80,8 @@ class RealKernel final : public Kernel {
     EXPECT_TRUE(written) << written.error().to_string();
   }
   void let_requests_time_out(DeviceId) override {}  // the timer runs
-  std::string crash() override { return ""; }       // the lab reads the kernel's log
+  [[nodiscard]] std::chrono::milliseconds a_while() const override { return 250ms; }
+  std::string crash() override { return ""; }  // the lab reads the kernel's log
 
  private:
   std::unique_ptr<ControlDevice> control_;

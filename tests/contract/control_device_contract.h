@@ -25,9 +25,6 @@ using namespace std::chrono_literals;
 
 // Long enough for what must happen, on an emulated machine too.
 inline constexpr auto soon = 20'000ms;
-// Long enough to believe that something does not happen.
-inline constexpr auto a_while = 150ms;
-
 // A read that got no bytes: what is left to an opener of a disk that was removed (its size is 0).
 inline constexpr int end_of_disk = -1;
 
@@ -89,6 +86,8 @@ class Kernel {
   // Requests issued from now on time out quickly, where the driver does something about it (6.12).
   virtual void shorten_request_timeout(DeviceId id) = 0;
   virtual void let_requests_time_out(DeviceId id) = 0;
+  // Long enough to believe that something does not happen.
+  [[nodiscard]] virtual std::chrono::milliseconds a_while() const = 0;
   // What broke in the kernel, empty: nothing.
   [[nodiscard]] virtual std::string crash() = 0;
 };
@@ -105,6 +104,7 @@ class ControlContract : public ::testing::TestWithParam<KernelUnderTest> {
 
   [[nodiscard]] ControlDevice& control() { return kernel_->control(); }
   [[nodiscard]] bool is_7_2() { return kernel_->is_7_2(); }
+  [[nodiscard]] std::chrono::milliseconds a_while() const { return kernel_->a_while(); }
 
   // A device of one queue and two tags, with parameters, state DEAD. Removed at the end.
   DeviceId add(uint64_t wanted_flags);
@@ -141,7 +141,7 @@ class ControlContract : public ::testing::TestWithParam<KernelUnderTest> {
   }
   // 0 or the errno, ETIMEDOUT when it does not end soon.
   [[nodiscard]] static int outcome(const std::shared_future<int>& io);
-  [[nodiscard]] static bool still_waits(const std::shared_future<int>& io);
+  [[nodiscard]] bool still_waits(const std::shared_future<int>& io);
 
   std::unique_ptr<Kernel> kernel_;
   std::vector<DeviceId> devices_;
