@@ -175,7 +175,8 @@ Result<Message> MessageSocket::receive(milliseconds timeout) const {
     const auto left = std::chrono::ceil<milliseconds>(deadline - steady_clock::now());
     if (left.count() <= 0)
       return Error{ETIMEDOUT, "receive", socket_name(fd_.get()),
-                   "no message within " + std::to_string(timeout.count()) + " ms"};
+                   "no message within " +
+                       std::to_string(std::max<milliseconds::rep>(timeout.count(), 0)) + " ms"};
     pollfd p{fd_.get(), POLLIN, 0};
     if (::poll(&p, 1, static_cast<int>(left.count())) < 0 && errno != EINTR)
       return errno_error("poll", socket_name(fd_.get()));
