@@ -18,7 +18,6 @@ using testing_manifests::complete;
 using testing_manifests::header;
 using testing_manifests::problems_of;
 using testing_manifests::with_fields;
-using testing_manifests::with_spec;
 
 Volume decoded(const std::string& text) {
   const DecodedManifest manifest = decode_manifest(text, "vol.yaml");
@@ -125,7 +124,6 @@ INSTANTIATE_TEST_SUITE_P(
                    "8:11: not valid YAML: the referenced anchor is not defined"}));
 
 TEST(DecodeTest, BytesThatAreNoTextAreNamedByPlace) {
-  const std::string text = complete();
   EXPECT_THAT(problems_of(std::string("a: 1\nb: \0", 9)),
               ElementsAre("vol.yaml:2:4: not text: it holds a NUL byte"));
   // To the parser this one means the end of the file, so that what follows would be lost silently.

@@ -174,8 +174,9 @@ std::vector<std::pair<std::string, const Json*>> ordered(const Json& object) {
   const auto place = [&](const std::string& key) {
     return condition && key == "type" ? size_t{0} : rank(key) + 1;
   };
-  std::stable_sort(fields.begin(), fields.end(),
-                   [&](const auto& a, const auto& b) { return place(a.first) < place(b.first); });
+  std::sort(fields.begin(), fields.end(), [&](const auto& a, const auto& b) {
+    return std::pair(place(a.first), a.first) < std::pair(place(b.first), b.first);
+  });
   return fields;
 }
 

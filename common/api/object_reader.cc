@@ -76,15 +76,15 @@ void ProblemList::add(Position at, std::string field, std::string message) {
     problems_.push_back({file_, at.line, at.column, "", "too many problems to list them all"});
     return;
   }
-  problems_.push_back({file_, at.line, at.column, std::move(field), std::move(message)});
+  // Kept in the order of the file; those of one place in the order in which they were found.
+  const auto after = std::upper_bound(
+      problems_.begin(), problems_.end(), at, [](Position place, const Problem& problem) {
+        return std::pair(place.line, place.column) < std::pair(problem.line, problem.column);
+      });
+  problems_.insert(after, {file_, at.line, at.column, std::move(field), std::move(message)});
 }
 
-std::vector<Problem> ProblemList::take() {
-  std::stable_sort(problems_.begin(), problems_.end(), [](const Problem& a, const Problem& b) {
-    return std::pair(a.line, a.column) < std::pair(b.line, b.column);
-  });
-  return std::exchange(problems_, {});
-}
+std::vector<Problem> ProblemList::take() { return std::exchange(problems_, {}); }
 
 ObjectReader::ObjectReader(const Tree& tree, Position at, std::string path, ProblemList& problems)
     : tree_(&tree), at_(at), path_(std::move(path)), problems_(&problems) {}

@@ -75,6 +75,7 @@ class ObjectReader {
   template <typename Enum, size_t n>
   bool choice(const std::string& name, const std::array<Enum, n>& values, Enum& value) {
     std::vector<std::string> names;
+    names.reserve(n);
     for (const Enum candidate : values) names.emplace_back(to_string(candidate));
     const std::optional<size_t> chosen = index_of(name, names);
     if (chosen) value = values.at(*chosen);

@@ -144,9 +144,9 @@ std::optional<int> parse_exponent(std::string_view text) {
 }
 
 constexpr uint64_t kNanosecondsPerMillisecond = 1'000'000;
-constexpr std::array<Suffix, 7> kDurationUnits{{{"h", 3600 * 1000 * kNanosecondsPerMillisecond},
-                                                {"m", 60 * 1000 * kNanosecondsPerMillisecond},
-                                                {"s", 1000 * kNanosecondsPerMillisecond},
+constexpr std::array<Suffix, 7> kDurationUnits{{{"h", 3'600'000 * kNanosecondsPerMillisecond},
+                                                {"m", 60'000 * kNanosecondsPerMillisecond},
+                                                {"s", 1'000 * kNanosecondsPerMillisecond},
                                                 {"ms", kNanosecondsPerMillisecond},
                                                 {"us", 1000},
                                                 {"\u00b5s", 1000},

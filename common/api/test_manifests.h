@@ -59,9 +59,10 @@ inline std::string complete() {
 inline std::vector<std::string> problems_of(const std::string& text) {
   std::vector<std::string> lines;
   const DecodedManifest manifest = decode_manifest(text, "vol.yaml");
-  for (const auto& problem : manifest.problems) lines.push_back(problem.to_string());
+  const auto add = [&](const Problem& problem) { lines.push_back(problem.to_string()); };
+  for (const auto& problem : manifest.problems) add(problem);
   for (const auto& document : manifest.documents) {
-    for (const auto& problem : document.problems) lines.push_back(problem.to_string());
+    for (const auto& problem : document.problems) add(problem);
   }
   return lines;
 }
