@@ -2,10 +2,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <condition_variable>
 #include <cstdlib>
 #include <filesystem>
 #include <future>
+#include <mutex>
+#include <sstream>
+#include <thread>
 
+#include "cli/commands.h"
 #include "cli/test_support.h"
 #include "common/localapi/client.h"
 #include "common/localapi/server.h"
@@ -194,24 +200,82 @@ TEST_F(SocketTest, WaitOutlivesARestartOfTheAgent) {
 
 // ---- events --watch ----
 
-TEST_F(SocketTest, WatchedEventsAreShownOnceAndAgainWhenRepeated) {
+// Takes so many lines, then is broken, as a pipe into `head` is.
+class LinesBuffer : public std::stringbuf {
+ public:
+  explicit LinesBuffer(int lines_max) : lines_left_(lines_max) {}
+  // Until so many lines have been taken.
+  void wait_for_lines(int count) {
+    std::unique_lock lock(mutex_);
+    taken_changed_.wait(lock, [&] { return taken_ >= count; });
+  }
+
+ private:
+  std::streamsize xsputn(const char* text, std::streamsize size) override {
+    std::streamsize put = 0;
+    while (put < size && overflow(static_cast<unsigned char>(text[put])) != EOF) ++put;
+    return put;
+  }
+  int overflow(int c) override {
+    if (lines_left_ == 0) return EOF;
+    if (c == '\n') {
+      const std::lock_guard lock(mutex_);
+      --lines_left_;
+      ++taken_;
+      taken_changed_.notify_all();
+    }
+    text_ += static_cast<char>(c);
+    return c;
+  }
+
+ public:
+  std::string text_;  // once the writer has ended
+
+ private:
+  int lines_left_;
+  std::mutex mutex_;
+  std::condition_variable taken_changed_;
+  int taken_ = 0;
+};
+
+TEST_F(SocketTest, WatchedEventsAreShownOnceUntilNobodyReads) {
   start();
   service_.put(pgdata());
-  service_.add_event({"pgdata", true, "ServerKilled", "signal 9", "2026-01-02T03:04:05Z",
-                      "2026-01-02T03:04:05Z", 1});
-  auto watching =
-      run_meanwhile({"events", "pgdata", "--watch", "--timeout", "300ms", "-o", "json"});
-  wait_for_watchers(1);
-  service_.add_event({"pgdata", false, "Recovered", "in 41 ms", "2026-01-02T03:04:06Z",
-                      "2026-01-02T03:04:06Z", 1});
-  service_.change("pgdata", [](Volume&) {});
-  const Outcome seen = watching.get();
-  EXPECT_EQ(seen.code, 0);
-  std::istringstream lines(seen.out);
+  const auto event = [](const std::string& reason) {
+    return VolumeEvent{"pgdata", true, reason, "", "2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z",
+                       1};
+  };
+  service_.add_event(event("First"));
+  LinesBuffer lines(3);
+  std::istringstream in;
+  std::ostream out(&lines);
+  std::ostringstream err;
+  auto watching = std::async(std::launch::async, [&] {
+    LocalApiClient client(options_.path);
+    return show_events({client, in, out, err},
+                       {.name = "pgdata", .output = "json", .watch = true, .timeout = ""});
+  });
+  lines.wait_for_lines(1);
+  service_.add_event(event("Second"));
+  lines.wait_for_lines(2);
+  service_.change("pgdata", [](Volume&) {});  // nothing new to show
+  service_.add_event(event("Third"));
+  lines.wait_for_lines(3);
+  service_.add_event(event("Fourth"));  // there is nobody to show it to
+  EXPECT_EQ(watching.get(), ExitCode::ok);
+
+  std::istringstream shown(lines.text_);
   std::vector<std::string> reasons;
-  for (std::string line; std::getline(lines, line);)
+  for (std::string line; std::getline(shown, line);)
     reasons.push_back(nlohmann::json::parse(line).at("reason"));
-  EXPECT_THAT(reasons, ::testing::ElementsAre("ServerKilled", "Recovered"));
+  EXPECT_THAT(reasons, ::testing::ElementsAre("First", "Second", "Third"));
+}
+
+TEST_F(SocketTest, WatchedEventsEndWithTheirTimeout) {
+  start();
+  const Outcome seen = run({"events", "--watch", "--timeout", "20ms"});
+  EXPECT_EQ(seen.code, 0);
+  EXPECT_THAT(seen.out, HasSubstr("LAST-SEEN"));
 }
 
 }  // namespace

@@ -227,9 +227,9 @@ ExitCode CommandLine::refuse(const std::vector<std::string>& arguments,
   std::string what = why;
   std::string help = "ublkctl --help";
   // CLI11 says of a mistyped command only that one is missing.
-  const auto word = std::find_if(arguments.begin(), arguments.end(), [](const std::string& text) {
-    return text.empty() || text.front() != '-';
-  });
+  auto word = arguments.begin();
+  while (word != arguments.end() && word->starts_with('-'))
+    word += *word == "--socket" && word + 1 != arguments.end() ? 2 : 1;  // it takes a value
   if (!app_.get_subcommands().empty()) {
     help = "ublkctl " + app_.get_subcommands().back()->get_name() + " --help";
   } else if (word != arguments.end()) {

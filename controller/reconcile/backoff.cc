@@ -28,11 +28,18 @@ void RestartHistory::hold_off(Time now, const BackOff& back_off, double jitter) 
 void RestartHistory::died(Time now, std::chrono::milliseconds served, bool own_fault,
                           const BackOff& back_off, double jitter) {
   if (served >= stable_service) reset();
+  if (own_fault) {
+    if (served < stable_service) {
+      ++crashes_;
+      hold_off(now, back_off, jitter);
+    }
+    return;
+  }
   if (served >= short_service) {
     kills_ = 0;
     return;
   }
-  if (!own_fault && ++kills_ <= kills_forgiven) return;
+  if (++kills_ <= kills_forgiven) return;
   ++crashes_;
   hold_off(now, back_off, jitter);
 }

@@ -39,7 +39,7 @@ class RestartHistory {
   void hold_off(Time now, const BackOff& back_off, double jitter);
 
   uint32_t attempts_ = 0;  // in a row, without service
-  uint32_t crashes_ = 0;   // after short service, own fault
+  uint32_t crashes_ = 0;   // own fault, before a minute of service
   uint32_t kills_ = 0;     // in a row, after short service
   Time not_before_{};
 };

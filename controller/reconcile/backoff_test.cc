@@ -68,6 +68,12 @@ TEST_F(RestartHistoryTest, AMinuteOfServiceForgivesAndSoDoesAPerson) {
   EXPECT_EQ(history_.failures_in_row(), 0U);
 }
 
+TEST_F(RestartHistoryTest, ASlowCrashLoopIsOneToo) {
+  for (int i = 0; i < 4; ++i) history_.died(now_, 30s, true, back_off_, 0);
+  EXPECT_TRUE(history_.crash_loop(3));
+  EXPECT_EQ(history_.retry_in(now_), 400ms);
+}
+
 TEST_F(RestartHistoryTest, ServiceForgivesFailedAttemptsButNotCrashes) {
   for (int round = 0; round < 20; ++round) {  // twenty recoveries that each die once half way
     history_.failed(now_, back_off_, 0);

@@ -27,8 +27,10 @@ bool deadline_exceeded(const Desired& want, const Observed& seen) {
 }
 
 Decision fail_device(const Observed& seen) {
-  return act(has_process(seen.server) ? Act::kill_server : Act::stop_device,
-             Why::deadline_exceeded);
+  if (has_process(seen.server)) return act(Act::kill_server, Why::deadline_exceeded);
+  if (seen.stop_retry_in.count() > 0)
+    return wait_at_most(Why::deadline_exceeded, seen.stop_retry_in);
+  return act(Act::stop_device, Why::deadline_exceeded);
 }
 
 // The kernel has not let go of ublkcN. Its close is an event; what follows the close is not, but is
@@ -98,11 +100,12 @@ Decision take_down(const Desired& want, const Observed& seen, Why why) {
     if (has_process(seen.server)) return act(Act::kill_server, why);
     return act(Act::stop_device, why);
   }
+  if (seen.usage != Usage::in_use && seen.retry_in.count() > 0)
+    return wait_at_most(Why::back_off, seen.retry_in);
   switch (seen.usage) {
     case Usage::unknown:
       return act(Act::check_usage, why);
     case Usage::unused:
-      if (seen.retry_in.count() > 0) return wait_at_most(Why::back_off, seen.retry_in);
       return act(Act::try_stop, why);
     case Usage::in_use:
       break;

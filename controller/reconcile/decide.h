@@ -69,6 +69,7 @@ struct Observed {
   bool recovery_impossible = false;  // 6.12: a half-finished recovery that the kernel cannot repeat
   bool old_holder_alive = false;  // a process that is not the present server still holds the device
   milliseconds without_server{0};  // since the last server was lost; 0 while one serves
+  milliseconds stop_retry_in{0};   // the last STOP_DEV failed: no new one before
   milliseconds retry_in{0};        // back-off: no new attempt before
 };
 

@@ -100,7 +100,9 @@ Result<void> Agent::adopt_last_life() {
     auto info = (*control)->info(id, {limits::command_deadline, -1});
     // A device without our mark is another program's and none of our business.
     if (info && is_volume_identity(info->identity))
-      devices_by_identity_.emplace(info->identity, id);
+      devices_by_identity_[info->identity].push_back(id);
+    // Not knowing a device that exists would make a second one of its volume.
+    if (!info && info.err() != ENODEV) return std::move(info).error();
   }
   auto loaded = store_->load();
   if (!loaded) return std::move(loaded).error();
@@ -114,11 +116,12 @@ Result<void> Agent::adopt_last_life() {
 void Agent::add_worker(VolumeRecord record) {
   const std::string name = record.volume.metadata.name;
   const uint64_t identity = volume_identity(context_->node_id, record.volume.metadata.uid);
-  std::optional<DeviceId> device;
-  if (auto found = devices_by_identity_.extract(identity); !found.empty()) device = found.mapped();
+  std::vector<DeviceId> devices;
+  if (auto found = devices_by_identity_.extract(identity); !found.empty())
+    devices = std::move(found.mapped());
   const std::scoped_lock lock(workers_mutex_);
   sources_[name] = record.source;
-  auto worker = std::make_shared<VolumeWorker>(*context_, std::move(record), device);
+  auto worker = std::make_shared<VolumeWorker>(*context_, std::move(record), std::move(devices));
   worker->start();
   workers_[name] = std::move(worker);
 }
@@ -134,10 +137,10 @@ Result<void> Agent::run(int stop_fd) {
   if (!folder) return std::move(folder).error();
   folder_ = std::move(*folder);
   scan_manifests();
-  for (const auto& [identity, id] : devices_by_identity_)
+  for (const auto& [identity, ids] : devices_by_identity_)
     events_.record(
         "", true, "OrphanDevice",
-        object_name(id) +
+        object_name(ids.front()) +
             " carries the mark of a volume that this node has no manifest for; it is left alone");
 
   const size_t slash = options_.server_program.rfind('/');
@@ -189,15 +192,14 @@ void Agent::apply_view(const FolderView& view) {
     problems.push_back(
         {options_.volumes_dir, 0, 0, "",
          view.unreadable_reason + "; the volumes that came from it go on as they are"});
-  report(problems);
-  if (!view.readable) return;
+  if (!view.readable) return report(problems);
   for (const auto& [name, wanted] : view.volumes) {
     auto worker = find(name);
     if (!worker) {
       if (workers_.size() >= limits::volumes_max) {
-        report({{wanted.source.file, 0, 0, "",
-                 "volume " + name + " is one more than a node may have (" +
-                     std::to_string(limits::volumes_max) + ")"}});
+        problems.push_back({wanted.source.file, 0, 0, "",
+                            "volume " + name + " is one more than a node may have (" +
+                                std::to_string(limits::volumes_max) + ")"});
         continue;
       }
       VolumeRecord record;
@@ -217,6 +219,7 @@ void Agent::apply_view(const FolderView& view) {
       worker->set_broken(wanted.problems);
     }
   }
+  report(problems);
   std::vector<std::shared_ptr<VolumeWorker>> removed;
   {
     const std::scoped_lock lock(workers_mutex_);
@@ -362,8 +365,8 @@ Result<void> Agent::remove(const std::string& name) {
   if (!folder_) return Error{EAGAIN, "delete", "agent", "it is still starting; try again"};
   auto removed = folder_->remove_manifest(name, file);
   if (!removed && removed.err() != ENOENT) return removed;
-  // A person said so: that counts also when the file, or its folder, had vanished before.
-  if (!removed) worker->set_removed();
+  // A person said so: that counts also when the file, or its folder, had vanished or was replaced before.
+  worker->set_removed();
   return {};
 }
 
@@ -381,6 +384,18 @@ Result<void> Agent::stop(const std::string& name, bool stopped, bool force) {
     std::string users;  // in use
   };
   auto outcome = std::make_shared<Outcome>();
+  {
+    const std::scoped_lock lock(board_mutex_);
+    const auto it = board_.find(name);
+    const auto* paused = it == board_.end() ? nullptr : condition_of(it->second, "Paused");
+    if (paused != nullptr && paused->status == ConditionStatus::yes)
+      return Error{EBUSY, "stop", "volume " + name,
+                   "it is paused, so nothing is stopped; `ublkctl resume " + name + "` first"};
+    const auto* ready = it == board_.end() ? nullptr : condition_of(it->second, "Ready");
+    if (ready != nullptr && it->second.status.state.empty() &&
+        ready->reason == reconcile::to_string(reconcile::Why::stopped))
+      return {};  // so it is already
+  }
   worker->set_stopped(true, force);
   const uint64_t id =
       watch([outcome, name](const std::string& changed, const std::optional<Volume>& volume) {

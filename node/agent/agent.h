@@ -78,8 +78,8 @@ class Agent : public VolumeService {
   std::unique_ptr<ServerPool> pool_;
   std::unique_ptr<WorkerContext> context_;
   WatchHub::Watch program_watch_;
-  std::map<uint64_t, DeviceId> devices_by_identity_;  // as found at start
-  std::set<std::string> reported_;                    // problems of the last scan, said once
+  std::map<uint64_t, std::vector<DeviceId>> devices_by_identity_;  // as found at start
+  std::set<std::string> reported_;  // problems of the last scan, said once
 
   EventFd wake_ = EventFd::must_create();  // a volume is gone: its worker is to be joined
   std::mutex folder_mutex_;

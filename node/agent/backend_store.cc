@@ -299,11 +299,14 @@ Result<void> check_size(uint64_t have, const VolumeSpec& spec, const Place& plac
 
 // Can holes be punched here? Asked behind the end of the file, where no data is; the file systems
 // that lack it refuse before they look at the place.
-uint32_t discard_granularity(const File& file, uint64_t size_bytes) {
+uint32_t discard_granularity(const File& file, const std::string& directory, uint64_t size_bytes) {
   const auto end =
       static_cast<off_t>((size_bytes + discard_unit_max - 1) / discard_unit_max * discard_unit_max);
-  if (::fallocate(file.fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, end,
-                  discard_unit_default) < 0)
+  // Tried on a nameless file beside it: on the file itself it would wait for direct I/O of a dead server that is still under
+  // way. File systems without O_TMPFILE are asked with the file after all.
+  const UniqueFd beside(::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  if (::fallocate(beside.valid() ? beside.get() : file.fd.get(),
+                  FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, end, discard_unit_default) < 0)
     return 0;
   const auto unit = static_cast<uint64_t>(file.info.st_blksize);
   return std::has_single_bit(unit) && unit >= 512 && unit <= discard_unit_max
@@ -343,7 +346,7 @@ Result<OpenBackend> prepare(const VolumeSpec& spec, const FileBackendSpec& wante
   backend.identity = *identity;
   backend.size_bytes = spec.size_bytes;
   backend.discard_granularity_bytes =
-      spec.read_only ? 0 : discard_granularity(file, spec.size_bytes);
+      spec.read_only ? 0 : discard_granularity(file, place.directory(), spec.size_bytes);
   backend.watch_directory = place.directory();
   backend.watch_name = place.parts.back();
   backend.fds.push_back(std::move(file.fd));
@@ -429,6 +432,13 @@ Result<OpenBackend> BackendStore::open(const std::string& volume, const VolumeSp
 
   const FileKey key{file.info.st_dev, file.info.st_ino};
   auto claimed = claim(volume, key, place->path());
+  {
+    const std::scoped_lock lock(mutex_);
+    if (!claimed)
+      refused_[key] = volume;
+    else if (const auto mine = refused_.find(key); mine != refused_.end() && mine->second == volume)
+      refused_.erase(mine);
+  }
   if (!claimed) return claimed.error();  // whoever holds it keeps it, even if this call made it
   auto backend = prepare(spec, *wanted, *place, file, made_in.valid(), known);
   if (backend) {
@@ -445,6 +455,7 @@ Result<OpenBackend> BackendStore::open(const std::string& volume, const VolumeSp
 void BackendStore::release(const std::string& volume) {
   const std::lock_guard lock(mutex_);
   std::erase_if(owners_, [&](const auto& entry) { return entry.second == volume; });
+  std::erase_if(refused_, [&](const auto& entry) { return entry.second == volume; });
 }
 
 Result<void> BackendStore::check(const VolumeSpec& spec, const BackendIdentity& known) {
@@ -494,6 +505,13 @@ Result<void> BackendStore::remove(const std::string& volume, const VolumeSpec& s
   const FileKey key{file->info.st_dev, file->info.st_ino};
   auto claimed = claim(volume, key, place->path());
   if (!claimed) return claimed.error();
+  {
+    // A volume that was renamed in its manifest is a removal and a new volume with the same file.
+    const std::scoped_lock lock(mutex_);
+    if (const auto other = refused_.find(key); other != refused_.end())
+      return Error{EBUSY, "remove_backend", place->path(),
+                   "volume " + other->second + " asks for this file, so it is kept"};
+  }
   const int removed = ::unlinkat(directory.get(), place->parts.back().c_str(), 0);
   const int failure = removed < 0 && errno != ENOENT ? errno : 0;
   if (*claimed) unclaim(key);

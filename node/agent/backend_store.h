@@ -73,6 +73,8 @@ class BackendStore {
   const std::map<std::string, std::string> pools_;
   std::mutex mutex_;  // guards owners_ alone: no system call is made under it
   std::map<FileKey, std::string> owners_;
+  // Who was refused a file that another volume has: a file that somebody wants is not removed.
+  std::map<FileKey, std::string> refused_;
 };
 
 }  // namespace ublk_operator

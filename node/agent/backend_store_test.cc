@@ -313,6 +313,17 @@ TEST_F(BackendStoreTest, RemoveTakesOnlyTheVolumesOwnFile) {
   EXPECT_TRUE(store_->remove("a", spec_of("sub/a.img"), *first->identity).ok());
 }
 
+TEST_F(BackendStoreTest, AFileThatAnotherVolumeAsksForIsNotRemoved) {
+  // metadata.name edited in a manifest: volume a goes and volume b comes, with the same file.
+  const auto first = store_->open("a", spec_of("a.img"), std::nullopt);
+  ASSERT_TRUE(first.ok());
+  EXPECT_EQ(store_->open("b", spec_of("a.img"), std::nullopt).err(), EBUSY);
+  EXPECT_EQ(store_->remove("a", spec_of("a.img"), *first->identity).err(), EBUSY);
+  EXPECT_TRUE(std::filesystem::exists(in_pool("a.img")));
+  store_->release("a");
+  EXPECT_TRUE(store_->open("b", spec_of("a.img"), std::nullopt).ok());
+}
+
 TEST_F(BackendStoreTest, VolumesThatRaceForOneFileLeaveItToOneOfThem) {
   for (int round = 0; round < 20; ++round) {
     const std::string path = "race-" + std::to_string(round) + "/a.img";

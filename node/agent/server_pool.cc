@@ -8,6 +8,7 @@
 #include <csignal>
 
 #include "common/base/limits.h"
+#include "node/server/protocol.h"
 
 namespace ublk_operator {
 
@@ -22,6 +23,7 @@ constexpr auto reconnect_max = 1000ms;
 // does not spin.
 constexpr auto respawn_pause = 1000ms;
 constexpr auto spawn_timeout = 10s;
+constexpr auto describe_timeout = 1s;
 // A larger one is made for its volume when needed: standbys are locked memory that nobody uses yet.
 constexpr uint64_t standby_arena_bytes_max = 64 << 20;
 constexpr size_t exits_kept_max = 4 * limits::volumes_max;
@@ -69,19 +71,26 @@ Result<SpawnedServer> ServerPool::acquire(uint64_t arena_bytes) {
       if (it->info.arena_bytes < arena_bytes || it->pidfd.exited()) continue;
       SpawnedServer server = std::move(*it);
       standbys_.erase(it);
+      handed_out_.insert(server.info.pid);
       return server;
     }
     client = client_;
   }
   if (!client)
     return Error{ENOTCONN, "spawn", options_.spawner_socket, "no spawner answers at the moment"};
-  return client->spawn(SpawnRequest{options_.server_program, arena_bytes, 0}, spawn_timeout);
+  auto server = client->spawn(SpawnRequest{options_.server_program, arena_bytes, 0}, spawn_timeout);
+  if (server) {
+    const std::scoped_lock lock(mutex_);
+    handed_out_.insert(server->info.pid);
+  }
+  return server;
 }
 
 std::optional<SpawnedServer> ServerPool::adopt(const std::string& volume) {
   const std::scoped_lock lock(mutex_);
   auto node = adoptable_.extract(volume);
   if (node.empty()) return std::nullopt;
+  handed_out_.insert(node.mapped().info.pid);
   return std::move(node.mapped());
 }
 
@@ -114,6 +123,24 @@ std::optional<ExitNotice> ServerPool::exit_of(pid_t pid) {
   return std::nullopt;
 }
 
+// The spawner may not have heard of a grant; the server itself knows. What says that it serves is never a standby.
+void ServerPool::ask_what_it_holds(SpawnedServer& server) {
+  if (!server.info.volume.empty() || !server.channel.send({{"type", "describe"}})) return;
+  const auto until = Clock::now() + describe_timeout;
+  while (Clock::now() < until) {
+    auto message =
+        server.channel.receive(std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()));
+    if (!message) return;
+    if (message->body.value("type", "") != "described") continue;
+    auto described = described_from_json(message->body);
+    if (described && described->granted) {
+      server.info.volume = described->volume;
+      server.info.generation = described->generation;
+    }
+    return;
+  }
+}
+
 void ServerPool::connect_locked(std::unique_lock<std::mutex>& lock) {
   lock.unlock();
   auto client = connect_spawner(options_.spawner_socket);
@@ -125,6 +152,8 @@ void ServerPool::connect_locked(std::unique_lock<std::mutex>& lock) {
   }
   Result<std::vector<SpawnedServer>> servers = std::vector<SpawnedServer>{};
   if (client) servers = (*client)->list(spawn_timeout);
+  if (servers)
+    for (auto& server : *servers) ask_what_it_holds(server);
   lock.lock();
   if (!client || !servers) {
     const auto& error = client ? servers.error() : client.error();
@@ -136,6 +165,7 @@ void ServerPool::connect_locked(std::unique_lock<std::mutex>& lock) {
   retry_ = 0ms;
   client_ = std::move(*client);
   for (auto& server : *servers) {
+    if (handed_out_.contains(server.info.pid)) continue;  // a worker of ours has it
     if (server.info.volume.empty())
       standbys_.push_back(std::move(server));
     else
@@ -151,6 +181,7 @@ void ServerPool::lost_locked() {
   client_.reset();
   standbys_.clear();  // they died with it
   adoptable_.clear();
+  // Who was handed out is remembered: after a mere loss of the connection it is in the next list again.
   refill_wanted_ = true;
 }
 
@@ -222,6 +253,7 @@ void ServerPool::run() {
           refill_wanted_ = true;
           spawn_not_before_ = Clock::now() + respawn_pause;
         }
+      handed_out_.erase(notice.pid);
       exits_.push_back(std::move(notice));
       if (exits_.size() > exits_kept_max) exits_.pop_front();
     }

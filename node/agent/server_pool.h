@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -59,6 +60,7 @@ class ServerPool {
   void run();
   void connect_locked(std::unique_lock<std::mutex>& lock);
   void lost_locked();
+  static void ask_what_it_holds(SpawnedServer& server);
   void fill_standbys(std::unique_lock<std::mutex>& lock);
 
   const ServerPoolOptions options_;
@@ -71,6 +73,7 @@ class ServerPool {
   std::deque<SpawnedServer> standbys_;
   std::map<std::string, SpawnedServer> adoptable_;
   std::deque<ExitNotice> exits_;
+  std::set<pid_t> handed_out_;  // acquired or adopted, and not known to have ended
   uint64_t arena_bytes_ = 0;
   bool refill_wanted_ = true;
   bool stopping_ = false;

@@ -61,7 +61,16 @@ void VolumeWorker::add_device() {
   request.identity = identity_;
   request.geometry = wanted_geometry(*backend_);
   auto added = control_->add(request, {limits::command_deadline, -1});
-  if (!added) return failed("AddFailed", added.error());
+  if (!added) {
+    failed("AddFailed", added.error());
+    // It may still come into being, and must then be known before another one is made.
+    if (added.err() == ETIMEDOUT || added.err() == ECANCELED) {
+      adopted_ = false;
+      if (!find_devices())
+        context_.log->warn("volume={} operation=list_devices failed=true", name_);
+    }
+    return;
+  }
 
   device_ = *added;
   lease_.device = added->id;
@@ -448,8 +457,7 @@ void VolumeWorker::poke_release() {
           object_name(device_->id) +
               " was LIVE without a server; its char device was opened and closed once");
   // EBUSY: the old server's I/O has not ended, which is what the fence waits for.
-  const bool held = !fd.valid();
-  if (held) wait_for_events(poke_pause);
+  wait_for_events(poke_pause);
 }
 
 void VolumeWorker::check_usage() {
@@ -472,6 +480,7 @@ void VolumeWorker::check_usage() {
 
 void VolumeWorker::try_stop() {
   if ((context_.kernel_features & flags::safe_stop_dev) == 0) {
+    usage_ = Usage::unknown;  // for the next try
     // Looked at a moment ago, which is the best this kernel allows; see check_usage(). Both in one
     // action: a device without a server and still with a disk would be recovered.
     if (server_) kill_server(Why::stopped);
@@ -511,7 +520,11 @@ void VolumeWorker::kill_server(Why why) {
 
 void VolumeWorker::stop_device(Why why) {
   auto stopped = context_.disposable.run({"stop", std::to_string(device_->id)}, helper_timeout);
-  if (!stopped) return failed("StopFailed", stopped.error());
+  if (!stopped) {
+    // One that is still stuck in the kernel is not joined by another at once.
+    stop_not_before_ = Clock::now() + helper_timeout;
+    return failed("StopFailed", stopped.error());
+  }
   disk_gone();
   if (why != Why::deadline_exceeded) forget_loss();
   event(why == Why::deadline_exceeded, "Stopped",
@@ -528,6 +541,14 @@ void VolumeWorker::disk_gone() {
 }
 
 void VolumeWorker::delete_device() {
+  // Linux 6.12 says DEAD while the dead server's ring still holds I/O; 7.2 only after its end. Its char device can be opened
+  // when that has ended: the fence before another device of this volume reaches the backend.
+  if (recovery_needs_start_once() && lease_.step != LeaseStep::none) {
+    const UniqueFd fd(::open(char_path(device_->id).c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
+    if (!fd.valid() && errno == EBUSY)
+      return wait_for_events(close_seen_ ? std::chrono::milliseconds(reconcile::release_recheck)
+                                         : std::chrono::milliseconds(poke_pause));
+  }
   const std::string id = std::to_string(device_->id);
   // Without waiting: the old disk may be open for as long as its users please, and the id is not needed again. A DEAD device
   // has neither disk nor server that could hold the device's mutex, so this is asked here and not in a process of its own,
@@ -544,6 +565,11 @@ void VolumeWorker::delete_backend() {
   backend_.reset();
   backend_watch_.reset();
   auto removed = context_.backends.remove(name_, record_.volume.spec, *record_.backend);
+  if (removed.err() == EBUSY) {
+    event(true, "BackendKept", removed.error().to_string());
+    record_.backend.reset();
+    return save_record();
+  }
   if (!removed) return failed("BackendRemoveFailed", removed.error());
   event(false, "BackendDeleted", "reclaimPolicy is Delete and the volume is gone");
   record_.backend.reset();

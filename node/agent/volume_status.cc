@@ -84,7 +84,9 @@ Condition VolumeWorker::ready_condition(const Decision& decision) {
     ready.reason = "InvalidSpec";
     ready.message =
         problems_.empty() ? "no valid manifest was seen yet" : problems_.front().to_string();
-  } else if (history_.crash_loop(record_.volume.spec.recovery.max_restarts)) {
+  } else if (history_.crash_loop(record_.volume.spec.recovery.max_restarts) &&
+             (decision.why == Why::back_off || decision.why == Why::starting ||
+              decision.why == Why::recovering || decision.why == Why::server_starting)) {
     ready.reason = "CrashLoop";
     ready.message = std::to_string(history_.failures_in_row()) +
                     " attempts in a row failed; trying again every " +

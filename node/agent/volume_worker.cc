@@ -16,6 +16,9 @@
 namespace ublk_operator {
 
 using namespace std::chrono_literals;
+namespace {
+constexpr auto adopt_retry = 1000ms;
+}
 using reconcile::Act;
 using reconcile::Decision;
 using reconcile::Device;
@@ -24,14 +27,14 @@ using reconcile::Server;
 using reconcile::Usage;
 
 VolumeWorker::VolumeWorker(WorkerContext& context, VolumeRecord record,
-                           std::optional<DeviceId> device)
+                           std::vector<DeviceId> devices)
     : context_(context),
       name_(record.volume.metadata.name),
       identity_(volume_identity(context.node_id, record.volume.metadata.uid)),
       wake_event_(EventFd::must_create()),
       exit_event_(EventFd::must_create()),
       record_(std::move(record)),
-      found_device_(device),
+      found_devices_(std::move(devices)),
       random_(static_cast<unsigned>(identity_)),
       published_(record_.volume) {}
 
@@ -130,10 +133,19 @@ Volume VolumeWorker::describe(std::chrono::milliseconds timeout) {
 // ----------------------------------------------------------------------------------------------------------
 
 void VolumeWorker::run() {
-  adopt();
   while (!exiting_ && !finished_) {
+    if (!adopted_ && !(adopted_ = adopt())) {
+      wait_for_events(adopt_retry);
+      continue;
+    }
     take_mail();
     observe();
+    if (spec_unknown_ && record_.volume.spec.size_bytes == 0 && !record_.removing) {
+      // A device without a known spec goes on as it is until a manifest can be read.
+      publish_status({Act::wait, reconcile::Why::starting, std::nullopt});
+      wait_for_events(std::nullopt);
+      continue;
+    }
     const Decision decision = reconcile::decide(desired(), observed());
     publish_status(decision);
     if (decision.act == Act::nothing || decision.act == Act::wait)
@@ -150,6 +162,11 @@ void VolumeWorker::take_mail() {
   {
     const std::scoped_lock lock(mail_mutex_);
     mail = std::exchange(mail_, Mail{});
+  }
+  if ((mail.wanted || mail.problems) && record_.removing) {
+    record_.removing = false;  // its manifest is back, be it broken or not
+    save_record();
+    event(false, "Kept", "the manifest is there again; the volume stays");
   }
   if (mail.wanted) {
     const std::vector<Problem> before = problems_;
@@ -241,6 +258,13 @@ void VolumeWorker::accept(Volume wanted, SourceIdentity source) {
   event(false, is_new ? "Accepted" : "SpecChanged",
         "generation " + std::to_string(record_.volume.metadata.generation) + " from " +
             record_.source.file);
+  if (spec_unknown_ && device_) {
+    // What the kernel does not tell of a device comes from its first manifest.
+    lease_.device_spec.backend = record_.volume.spec.backend;
+    lease_.device_spec.fault_injection = record_.volume.spec.fault_injection;
+    spec_unknown_ = false;
+    save_lease();
+  }
   if (!is_new) apply_live_changes(before);
 }
 
@@ -301,6 +325,9 @@ reconcile::Observed VolumeWorker::observed() {
   seen.old_holder_alive = old_holder_alive_;
   seen.without_server = without_server();
   seen.retry_in = history_.retry_in(Clock::now());
+  if (Clock::now() < stop_not_before_)
+    seen.stop_retry_in =
+        std::chrono::ceil<std::chrono::milliseconds>(stop_not_before_ - Clock::now());
   return seen;
 }
 
@@ -358,6 +385,7 @@ void VolumeWorker::wait_for_events(std::optional<std::chrono::milliseconds> at_m
   wake_event_.drain();
   // Whatever ended the wait is a reason to ask the kernel again.
   still_held_ = false;
+  if (usage_ == Usage::unused) usage_ = Usage::unknown;  // that was a moment ago
   if (usage_ == Usage::in_use &&
       (ready == 0 || disk_closed_.exchange(false) || fds[3].revents != 0))
     usage_ = Usage::unknown;
@@ -512,49 +540,104 @@ void VolumeWorker::watch_device() {
   // Where check_usage() has to open the disk itself to look, only for reading, its own close must
   // not wake this worker to look again.
   const bool looks = (context_.kernel_features & flags::safe_stop_dev) == 0;
-  auto disk = context_.watches.watch(
-      block_path(device_->id), looks ? IN_CLOSE_WRITE : IN_CLOSE_WRITE | IN_CLOSE_NOWRITE,
-      [this](uint32_t, const std::string&) {
-        disk_closed_ = true;
-        wake_event_.signal();
-      });
+  auto disk = context_.watches.watch(block_path(device_->id),
+                                     looks ? IN_CLOSE_WRITE : IN_CLOSE_WRITE | IN_CLOSE_NOWRITE,
+                                     [this](uint32_t, const std::string&) {
+                                       disk_closed_ = true;
+                                       wake_event_.signal();
+                                     });
   if (disk) disk_watch_ = std::move(*disk);  // there is none before START_DEV
 }
 
 // --- starting over with what a former agent left
 // -------------------------------------------------------------------------
 
-void VolumeWorker::adopt() {
-  mount_table_.reset(::open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
+bool VolumeWorker::find_devices() {
+  auto ids = control_->list();
+  if (!ids) return false;
+  found_devices_.clear();
+  for (const DeviceId id : *ids) {
+    auto info = control_->info(id, {limits::command_deadline, -1});
+    if (info && info->identity == identity_)
+      found_devices_.push_back(id);
+    else if (!info && info.err() != ENODEV)
+      return false;
+  }
+  return true;
+}
+
+// The lease's device, else one that has a disk. An ADD_DEV that outlived its deadline may have left others without one.
+bool VolumeWorker::choose_device(const std::optional<Lease>& stored) {
+  std::vector<DeviceInfo> diskless;
+  for (const DeviceId id : found_devices_) {
+    auto info = control_->info(id, {limits::command_deadline, -1});
+    if (!info && info.err() != ENODEV) {
+      last_error_ = info.error();
+      return false;  // only ENODEV means gone: anything else would make a second device of one volume
+    }
+    if (!info || info->identity != identity_) continue;
+    const bool leased = stored && stored->device == id;
+    if (info->state == DeviceState::dead && !leased) {
+      diskless.push_back(*info);
+    } else if (!device_ || leased) {
+      if (device_)
+        event(true, "OrphanDevice",
+              object_name(device_->id) + " carries this volume's mark, but the lease names " +
+                  object_name(id) + "; it is left alone");
+      device_ = *info;
+    } else {
+      event(true, "OrphanDevice",
+            object_name(id) + " carries this volume's mark too; it has a disk and is left alone");
+    }
+  }
+  for (const DeviceInfo& info : diskless) {
+    if (!device_) {
+      device_ = info;
+      continue;
+    }
+    (void)context_.disposable.run({"delete-async", std::to_string(info.id)},
+                                  limits::command_deadline);
+  }
+  return true;
+}
+
+bool VolumeWorker::adopt() {
+  if (!mount_table_.valid())
+    mount_table_.reset(::open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
   auto control = context_.open_control();
-  if (control) control_ = std::move(*control);
-  auto server = context_.pool.adopt(name_);
+  if (!control) {
+    last_error_ = control.error();
+    return false;
+  }
+  control_ = std::move(*control);
   const auto stored = context_.store.load_lease(name_);
+  device_.reset();
+  if (!choose_device(stored)) return false;
+  auto server = context_.pool.adopt(name_);
   if (stored) lease_ = *stored;
   lease_.generation = std::max(lease_.generation, record_.lease_generation);
-  if (!found_device_ || !control_) {
+  if (!device_) {
     if (server) (void)server->pidfd.kill(SIGKILL);  // its device is gone, so it serves nobody
     reset_device();
-    return;
+    return true;
   }
-  auto info = control_->info(*found_device_, {limits::command_deadline, -1});
-  auto params = control_->params(*found_device_, {limits::command_deadline, -1});
-  if (!info) return reset_device();
-  device_ = *info;
-  const bool known = stored && stored->device == *found_device_;
+  const DeviceInfo info = *device_;
+  auto params = control_->params(info.id, {limits::command_deadline, -1});
+  const bool known = stored && stored->device == info.id;
   if (!known) {
     // The lease is lost; the kernel still says what the device is.
-    lease_.device = *found_device_;
-    lease_.step = info->state == DeviceState::dead ? LeaseStep::fencing : LeaseStep::serving;
+    lease_.device = info.id;
+    lease_.step = info.state == DeviceState::dead ? LeaseStep::fencing : LeaseStep::serving;
     lease_.recovery_begun = false;
-    lease_.holder_pid = info->server_pid;
-    auto ticks = process_start_ticks(info->server_pid);
+    lease_.holder_pid = info.server_pid;
+    auto ticks = process_start_ticks(info.server_pid);
     lease_.holder_start_ticks = ticks ? *ticks : 0;
     lease_.device_spec = record_.volume.spec;
-    lease_.device_spec.recovery.mode = mode_of(info->flags);
-    lease_.device_spec.queues = info->queues;
-    lease_.device_spec.queue_depth = info->queue_depth;
-    lease_.device_spec.max_io_bytes = info->max_io_bytes;
+    spec_unknown_ = record_.volume.spec.size_bytes == 0;
+    lease_.device_spec.recovery.mode = mode_of(info.flags);
+    lease_.device_spec.queues = info.queues;
+    lease_.device_spec.queue_depth = info.queue_depth;
+    lease_.device_spec.max_io_bytes = info.max_io_bytes;
     if (params) {
       lease_.device_spec.size_bytes = params->size_bytes;
       lease_.device_spec.logical_block_bytes = params->logical_block_bytes;
@@ -563,9 +646,9 @@ void VolumeWorker::adopt() {
   }
   if (params) {
     geometry_ = *params;
-    geometry_->queues = info->queues;
-    geometry_->queue_depth = info->queue_depth;
-    geometry_->max_io_bytes = info->max_io_bytes;
+    geometry_->queues = info.queues;
+    geometry_->queue_depth = info.queue_depth;
+    geometry_->max_io_bytes = info.max_io_bytes;
     context_.pool.note_arena(geometry_->buffer_bytes());
   }
   watch_device();
@@ -578,11 +661,12 @@ void VolumeWorker::adopt() {
     old_holder_alive_ = lease_.holder_pid > 0 && ticks && lease_.holder_start_ticks != 0 &&
                         *ticks == lease_.holder_start_ticks;
     if (lease_.step == LeaseStep::granted && recovery_needs_start_once() &&
-        lease_.device_spec.queues > 1 && info->state == DeviceState::quiesced)
+        lease_.device_spec.queues > 1 && info.state == DeviceState::quiesced)
       recovery_impossible_ = true;  // see server_lost()
   }
   save_lease();
-  if (info->state != DeviceState::dead) (void)link_device(context_.paths, name_, device_->id);
+  if (info.state != DeviceState::dead) (void)link_device(context_.paths, name_, device_->id);
+  return true;
 }
 
 // A server that a former agent granted the device to: it serves, or waits for its START_DEV or

@@ -59,7 +59,7 @@ struct WorkerContext {
 class VolumeWorker {
  public:
   // `device`: the id of a device with this volume's identity, if there is one.
-  VolumeWorker(WorkerContext& context, VolumeRecord record, std::optional<DeviceId> device);
+  VolumeWorker(WorkerContext& context, VolumeRecord record, std::vector<DeviceId> devices);
   ~VolumeWorker();
   VolumeWorker(const VolumeWorker&) = delete;
   VolumeWorker& operator=(const VolumeWorker&) = delete;
@@ -106,7 +106,9 @@ class VolumeWorker {
   // --- the loop
   void run();
   void take_mail();
-  void adopt();
+  [[nodiscard]] bool adopt();  // false: not possible at the moment, nothing may be decided yet
+  [[nodiscard]] bool choose_device(const std::optional<Lease>& stored);
+  [[nodiscard]] bool find_devices();
   void observe();
   void observe_device();
   void observe_server();
@@ -188,7 +190,9 @@ class VolumeWorker {
   bool forced_ = false;
   bool replace_server_ = false;
 
-  std::optional<DeviceId> found_device_;
+  std::vector<DeviceId> found_devices_;  // with this volume's mark
+  bool adopted_ = false;
+  bool spec_unknown_ = false;  // a device was found, but neither its lease nor its record
   std::optional<DeviceInfo> device_;
   std::optional<Geometry> geometry_;  // of the device
   Lease lease_;
@@ -204,7 +208,7 @@ class VolumeWorker {
   std::optional<SpawnedServer> server_;
   reconcile::Server server_state_ = reconcile::Server::none;
   Geometry prepared_for_;  // what the server was told
-  bool fetched_ = false;  // the granted server said that it fetched every tag
+  bool fetched_ = false;   // the granted server said that it fetched every tag
   Clock::time_point server_deadline_{};
   std::optional<Clock::time_point> serving_since_;
   std::optional<Clock::time_point> lost_at_;
@@ -217,6 +221,7 @@ class VolumeWorker {
     std::chrono::milliseconds served{0};
   };
   std::optional<Death> unexplained_;
+  Clock::time_point stop_not_before_{};
   bool pool_blocked_ = false;
 
   std::optional<OpenBackend> backend_;

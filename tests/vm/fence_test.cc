@@ -87,8 +87,6 @@ TEST_P(FenceTest, KeepsTheNextServerFromTheFileUntilTheLastOnesWriteEnded) {
 }
 
 TEST_P(FenceTest, HoldsForAnAgentThatBeganAfterTheDeath) {
-  GTEST_SKIP() << "known defect: a new agent asks the file whether holes can be punched "
-                  "(BackendStore::open), which waits for the held write; its status stays empty";
   const std::string mode = GetParam();
   constexpr uint64_t block = 5;
   SlowDisk slow(uint64_t{64} << 20);

@@ -1,0 +1,90 @@
+#!/bin/bash
+# The recovery pause: SIGKILL of the server until its application gets a request completed again (ublk-witness: 8 readers of
+# 4 KiB), for every mode and backend, and beside it a hand-written loop around the kernel's own `kublk recover`. The two
+# alternate in one boot, so that the ratio holds whatever the machine; absolute times mean little without KVM.
+#   tests/bench/recovery.sh [KILLS]      prints the table of docs/recovery.md; default 20 kills a row
+# Needs root, ublk_drv, and on PATH the project's programs and kublk: `./dev bench recovery` sees to that.
+set -euo pipefail
+
+kills=${1:-20}
+dir=$(mktemp -d /tmp/ublk-bench.XXXXXX)
+mkdir -p "$dir"/{volumes,pool,run,state}
+export UBLK_SOCKET=$dir/run/agent.sock
+ublk-node --log-level warn run --volumes "$dir/volumes" --pool "default=$dir/pool" --state "$dir/state" \
+  --run "$dir/run" --spawner "$dir/run/spawner.sock" --socket "$UBLK_SOCKET" 2>"$dir/agent.log" &
+agent=$!
+peer=
+finish() {
+  local status=$?
+  ((status == 0)) || tail -n 30 "$dir/agent.log" >&2
+  for name in $(ublkctl get -o name 2>/dev/null | sed 's|.*/||'); do ublkctl stop "$name" --force >/dev/null 2>&1 || true; done
+  kill "$agent" 2>/dev/null || true
+  fuser -k -KILL "$dir/run/spawner.sock" >/dev/null 2>&1 || true
+  [[ -z $peer ]] || kublk del -n "$peer" >/dev/null 2>&1 || true
+  rm -rf "$dir"
+}
+trap finish EXIT
+for _ in $(seq 200); do [[ -S $UBLK_SOCKET ]] && break; sleep 0.05; done
+
+volume() { # NAME MODE BACKEND
+  local backend="null: {}"
+  [[ $3 == null ]] || backend="{file: {path: $1.img, directIO: $([[ $3 == file-direct ]] && echo true || echo false)}}"
+  [[ $3 == null ]] && backend="{null: {}}"
+  printf 'apiVersion: ublk.dev/v1alpha1\nkind: UblkVolume\nmetadata: {name: %s}\nspec:\n  size: 64Mi\n  recovery: {mode: %s}\n  backend: %s\n' \
+    "$1" "$2" "$backend" | ublkctl apply -f - >/dev/null
+  ublkctl wait "$1" --for=Ready --timeout 30s >/dev/null
+}
+pause_of() { # NAME MODE
+  local reopen=() pid
+  [[ $2 == None ]] && reopen=(--reopen)
+  pid=$(ublkctl get "$1" -o json | jq -r .status.serverPID)
+  ublk-witness --device "/dev/ublk/by-name/$1" --kill "$pid" --pause-only --threads 8 --mib 64 "${reopen[@]}"
+  ublkctl wait "$1" --for=Ready --timeout 30s >/dev/null
+}
+
+# --- the peer: kublk, and a loop a careful person would write around it
+peer_shape=(-t null -q 1 -d 64 -r 1 -i 1)  # recover wants to be told the same again
+peer_start() {
+  kublk add "${peer_shape[@]}" >"$dir/kublk.out"
+  peer=$(sed -n 's/.*dev id \([0-9]*\).*/\1/p' "$dir/kublk.out" | head -n 1)
+  [[ -n $peer ]] || { cat "$dir/kublk.out" >&2; return 1; }
+}
+peer_pid() { kublk list -n "$peer" | sed -n 's/.*daemon pid \([0-9]*\).*/\1/p' | head -n 1; }
+peer_pause() {
+  local pid witness
+  pid=$(peer_pid)
+  ublk-witness --device "/dev/ublkb$peer" --kill "$pid" --pause-only --threads 8 --mib 64 >"$dir/peer.pause" &
+  witness=$!
+  # Somebody notices that the server is dead, and recovers until it works.
+  while kill -0 "$pid" 2>/dev/null; do :; done
+  until kublk recover -n "$peer" "${peer_shape[@]}" >"$dir/recover.out" 2>&1; do :; done
+  wait "$witness"
+  cat "$dir/peer.pause"
+}
+
+row() { # LABEL FILE
+  sort -g "$2" | awk -v label="$1" '{v[NR] = $1} END {printf "| %s | %d | %.0f | %.0f | %.0f |\n", label, NR, v[1], v[int((NR + 1) / 2)], v[NR]}'
+}
+
+echo "kernel $(uname -r), $(nproc) CPUs, $(systemd-detect-virt 2>/dev/null || true); ms, 8 readers of 4 KiB"
+echo
+echo "| mode, backend | kills | min | median | max |"
+echo "|---|---|---|---|---|"
+peer_start
+modes=(Reissue Queue FailIO None)
+[[ $(uname -r) == 6.12* ]] && modes=(Reissue Queue None)
+for mode in "${modes[@]}"; do
+  for backend in null file file-direct; do
+    name=bench-${mode,,}-$backend
+    volume "$name" "$mode" "$backend"
+    for ((i = 0; i < kills; i++)); do
+      pause_of "$name" "$mode" >>"$dir/$name"
+      peer_pause >>"$dir/peer-$name"
+      tail -n 1 "$dir/peer-$name" >>"$dir/peer"
+    done
+    row "$mode, $backend" "$dir/$name"
+    row "kublk recover loop, null, alternating with it" "$dir/peer-$name"
+    ublkctl delete "$name" >/dev/null
+  done
+done
+row "**all kublk recover loops**" "$dir/peer"
