@@ -69,10 +69,10 @@ cached() {
     tmp=$(mktemp -d "$LAB_CACHE/tmp.$kind.XXXXXX")
     chmod 755 "$tmp"
     "$@" "$tmp"
-    # What this kind had before, once a day old (a VM that still runs on it keeps its files open).
-    find "$LAB_CACHE" -maxdepth 1 -type d -name "$kind-*" -mtime +0 -exec rm -rf {} +
-    touch "$tmp"
+    # What this kind had before, once unused for two hours (until then an overlay may rest on it).
+    find "$LAB_CACHE" -maxdepth 1 -type d -name "$kind-*" -mmin +120 -exec rm -rf {} +
     mv -T "$tmp" "$result"
   fi
+  touch "$result"                       # in use: see above
   REPLY=$result
 }

@@ -22,6 +22,7 @@ lab_image() {
   local emulator
   emulator=$LAB_CACHE/emulator-$(digest "${LAB_QEMU_PACKAGES[@]}" "$(declare -f lab_fetch_emulator)")
   LAB_QEMU=("$emulator/usr/bin/qemu-system-x86_64" -L "$emulator/usr/share/seabios" -L "$emulator/usr/share/qemu")
+  touch -c "$LAB_IMAGE" "$emulator"
   [[ -d $LAB_IMAGE && -d $emulator ]] && return
   say "building the lab VM in $LAB_CACHE (first use, or its recipe changed)"
   with_cache_lock lab_image_locked "$key" "${emulator##*-}"
