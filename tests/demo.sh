@@ -19,7 +19,7 @@ finish() {
   kill "$agent" 2>/dev/null || true
   wait "$agent" 2>/dev/null || true
   # The spawner outlives its agent on purpose; this one was ours.
-  [[ -S $dir/run/spawner.sock ]] && fuser -k -KILL "$dir/run/spawner.sock" >/dev/null 2>&1 || true
+  fuser -k -KILL "$dir/run/spawner.sock" >/dev/null 2>&1 || true
   rm -rf "$dir"
 }
 trap finish EXIT

@@ -12,9 +12,10 @@ namespace ublk_operator {
 namespace {
 
 // A constant of ours and the kernel's must agree in value.
-#define SAME(ours, theirs)                                                              \
-  EXPECT_EQ(static_cast<uint64_t>(ours), static_cast<uint64_t>(theirs)) << #ours " is " \
-                                                                                 "not " #theirs
+#define SAME(ours, theirs)                                                       \
+  EXPECT_EQ(static_cast<uint64_t>(ours), static_cast<uint64_t>(theirs)) << #ours \
+      " is "                                                                     \
+      "not " #theirs
 // ... a member of ours and the kernel's in place and size.
 #define SAME_MEMBER(ours, theirs, our_member, their_member)             \
   EXPECT_EQ(offsetof(ours, our_member), offsetof(theirs, their_member)) \
