@@ -60,11 +60,11 @@ check_tidy() {
 }
 
 shell_scripts() {
+  local file
   git ls-files | while read -r file; do
     [[ -f $file && ! -L $file ]] || continue
-    case $file in *.sh) echo "$file" ;; *) head -c 64 "$file" | head -n 1 | grep -qaE '^#!.*\b(bash|sh)\b' && echo "$file" ;; esac
+    if [[ $file == *.sh ]] || head -c 64 "$file" | head -n 1 | grep -qaE '^#!.*\b(bash|sh)\b'; then echo "$file"; fi
   done
-  return 0 # what the last file is says nothing
 }
 check_shell_syntax() {
   local file status=0
