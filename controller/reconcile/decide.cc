@@ -137,7 +137,11 @@ Decision tear_down(const Desired& want, const Observed& seen, Why why) {
 }
 
 Decision decide_now(const Desired& want, const Observed& seen) {
-  if (want.paused) return {Act::nothing, Why::paused, std::nullopt};
+  if (want.paused) {
+    // A device without a server changes its state without an event: looked at, so that it is said.
+    const bool changing = has_disk(seen.device) && seen.server != Server::serving;
+    return {Act::nothing, Why::paused, changing ? std::optional(usage_recheck) : std::nullopt};
+  }
   if (!want.present) return tear_down(want, seen, Why::removed);
   if (!want.running) return tear_down(want, seen, Why::stopped);
   if (want.replace_server && has_disk(seen.device) && seen.server == Server::serving &&
