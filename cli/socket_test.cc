@@ -49,6 +49,14 @@ class SocketTest : public ::testing::Test {
   void wait_for_watchers(size_t count) {
     while (service_.watchers() < count) std::this_thread::yield();
   }
+  // Until the agent got this call: what the command did before it has been answered.
+  void wait_for_call(const std::string& call) {
+    const auto made = [&] {
+      const std::vector<std::string> calls = service_.calls();
+      return std::find(calls.begin(), calls.end(), call) != calls.end();
+    };
+    while (!made()) std::this_thread::yield();
+  }
 
   std::string dir_;
   LocalApiServer::Options options_;
@@ -189,7 +197,7 @@ TEST_F(SocketTest, WaitOutlivesARestartOfTheAgent) {
   start();
   service_.put(scratch());
   auto waiting = run_meanwhile({"wait", "scratch", "--for=Ready"});
-  wait_for_watchers(1);
+  wait_for_call("get scratch");  // the watch before it is answered: the agent has been reached
   server_.reset();
   service_.change("scratch", [](Volume& edited) {
     edited.status.conditions.front().status = ConditionStatus::yes;

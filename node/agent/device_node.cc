@@ -34,6 +34,8 @@ constexpr size_t small_file_bytes_max = 4096;
 constexpr size_t mountinfo_bytes_max = 16 << 20;
 // What find_disk_users looks at before it gives up: seconds of work, and more than any node has.
 constexpr size_t open_files_max = 1 << 20;
+// Users that are named: enough to see more than one that comes and goes, such as udev's worker.
+constexpr size_t users_max = 4;
 
 std::string block_name(DeviceId id) { return "ublkb" + std::to_string(id); }
 
@@ -317,24 +319,30 @@ Result<DiskUsers> find_disk_users(const NodePaths& paths, DeviceId id) {
   while (const dirent* entry = ::readdir(processes.get()))
     if (number(entry->d_name)) running.emplace_back(entry->d_name);
 
+  std::vector<std::string> users;
   std::set<std::string> namespaces;
   for (const std::string& pid : running) {
+    if (users.size() == users_max) break;
     const std::string process_dir = paths.proc_dir + "/" + pid;
     std::error_code unreadable;
     const auto mounts = std::filesystem::read_symlink(process_dir + "/ns/mnt", unreadable);
     if (unreadable || !namespaces.insert(mounts.string()).second) continue;
-    if (std::string mount = find_mount(process_dir, devices, path); !mount.empty())
-      return DiskUsers{true, std::move(mount)};
+    std::string mount = find_mount(process_dir, devices, path);
+    // The same mount in the namespaces of many containers is one user.
+    if (!mount.empty() && std::find(users.begin(), users.end(), mount) == users.end())
+      users.push_back(std::move(mount));
   }
 
   size_t looked_at = 0;
   for (const std::string& pid : running) {
+    if (users.size() == users_max) break;
     const std::string process_dir = paths.proc_dir + "/" + pid;
     if (!has_open(process_dir, devices, looked_at)) continue;
     const auto command = read_file(process_dir + "/comm", small_file_bytes_max);
-    return DiskUsers{true,
-                     "process " + pid + (command ? " (" + std::string(trim(*command)) + ")" : "")};
+    users.push_back("process " + pid +
+                    (command ? " (" + std::string(trim(*command)) + ")" : std::string()));
   }
+  if (!users.empty()) return DiskUsers{true, join(users, ", ")};
   if (claimed) return DiskUsers{true, "claimed exclusively"};
   if (looked_at > open_files_max)
     return Error{E2BIG, "find_disk_users", path,

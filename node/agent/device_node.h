@@ -46,7 +46,7 @@ struct NodePaths {
 // MD, other holders, on the disk or a partition), then /proc/*/mountinfo of every mount namespace
 // seen, then the open files of every process this one can see (/proc/PID/fd). Not seen: processes
 // of other pid namespaces or without the right to look at them, and kernel users that neither
-// claim nor mount. Stops at the first user. ENOENT: there is no such disk. E2BIG: more open files
+// claim nor mount. Names four users at most. ENOENT: there is no such disk. E2BIG: more open files
 // than it looks at; nobody was found among those, which proves nothing.
 struct DiskUsers {
   bool in_use = false;

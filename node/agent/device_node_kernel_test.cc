@@ -68,7 +68,9 @@ TEST_F(DiskUsersTest, AnOpenFileIsFoundWithItsProcess) {
   const auto users = find_disk_users(paths_, 7);
   ASSERT_TRUE(users.ok()) << users.error().to_string();
   EXPECT_TRUE(users->in_use);
-  EXPECT_TRUE(users->who.starts_with("process " + std::to_string(::getpid()) + " (")) << users->who;
+  // Beside others, perhaps: udev looks at a new device too.
+  EXPECT_NE(users->who.find("process " + std::to_string(::getpid()) + " ("), std::string::npos)
+      << users->who;
 }
 
 TEST_F(DiskUsersTest, AnExclusiveClaimIsFoundEvenWhereProcessesAreNotSeen) {
@@ -121,7 +123,7 @@ TEST_F(DiskUsersTest, AMountInAnotherMountNamespaceIsFound) {
   if (word == 'f') GTEST_SKIP() << "cannot mount ext4 here";
   ASSERT_TRUE(users.ok()) << users.error().to_string();
   EXPECT_TRUE(users->in_use);
-  EXPECT_EQ(users->who, "mounted at " + mount_point);
+  EXPECT_TRUE(users->who.starts_with("mounted at " + mount_point)) << users->who;
 }
 
 }  // namespace
