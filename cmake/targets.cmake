@@ -4,6 +4,7 @@
 #   ublk_program(NAME SOURCES main.cc LINK ...)                    build/<preset>/bin/NAME
 #   ublk_test(NAME SOURCES a_test.cc LINK ...)                     build/<preset>/unit/NAME
 #   ublk_test(NAME VM [TIMEOUT 300] SOURCES ... LINK ...)          build/<preset>/vm/NAME: needs root and a kernel with ublk_drv
+#   ublk_test(NAME SYSTEMD SOURCES ... LINK ...)                   build/<preset>/systemd/NAME: needs a machine under systemd too
 
 add_library(ublk_options INTERFACE)
 target_include_directories(ublk_options INTERFACE ${PROJECT_SOURCE_DIR})
@@ -34,12 +35,14 @@ function(ublk_program name)
 endfunction()
 
 function(ublk_test name)
-  cmake_parse_arguments(arg "VM" "TIMEOUT" "SOURCES;LINK" ${ARGN})
+  cmake_parse_arguments(arg "VM;SYSTEMD" "TIMEOUT" "SOURCES;LINK" ${ARGN})
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE ublk_options ${arg_LINK} GTest::gmock GTest::gtest_main)
   set(room unit)
   if(arg_VM)
     set(room vm)
+  elseif(arg_SYSTEMD)
+    set(room systemd)
   endif()
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/${room})
   if(arg_TIMEOUT)

@@ -234,7 +234,8 @@ bool has_open(const std::string& process_dir, const std::set<dev_t>& devices, si
 
 }  // namespace
 
-Result<void> announce_access(const NodePaths& paths, DeviceId id, const DeviceAccess& access) {
+Result<void> announce_device(const NodePaths& paths, const std::string& name, DeviceId id,
+                             const DeviceAccess& access) {
   auto ids = resolve(access);
   if (!ids) return ids.error();
   if (auto made = make_directories(paths.udev_dir); !made) return made;
@@ -242,7 +243,8 @@ Result<void> announce_access(const NodePaths& paths, DeviceId id, const DeviceAc
   std::snprintf(mode, sizeof mode, "0%03o", access.mode & 0777U);
   const std::string text = "UBLK_OPERATOR_MODE=" + std::string(mode) +
                            "\nUBLK_OPERATOR_OWNER=" + std::to_string(ids->uid) +
-                           "\nUBLK_OPERATOR_GROUP=" + std::to_string(ids->gid) + "\n";
+                           "\nUBLK_OPERATOR_GROUP=" + std::to_string(ids->gid) +
+                           "\nUBLK_OPERATOR_NAME=" + name + "\n";
   return write_file_atomically(paths.udev_dir + "/" + block_name(id), text, 0644,
                                Durability::process);
 }

@@ -22,10 +22,11 @@ struct NodePaths {
 };
 
 // Before START_DEV: writes <udev_dir>/ublkbN so that udev gives the node this owner and mode from
-// the start (UBLK_OPERATOR_MODE=0660, UBLK_OPERATOR_OWNER=<uid>, UBLK_OPERATOR_GROUP=<gid>).
+// the start (UBLK_OPERATOR_MODE=0660, UBLK_OPERATOR_OWNER=<uid>, UBLK_OPERATOR_GROUP=<gid>), and
+// systemd a device unit of its by-name path (UBLK_OPERATOR_NAME=<volume>).
 // EINVAL: an owner or group that this machine does not know (detail names it).
-[[nodiscard]] Result<void> announce_access(const NodePaths& paths, DeviceId id,
-                                           const DeviceAccess& access);
+[[nodiscard]] Result<void> announce_device(const NodePaths& paths, const std::string& name,
+                                           DeviceId id, const DeviceAccess& access);
 // After it, and whenever the spec changes: chown and chmod of /dev/ublkbN (machines without udev,
 // and changes).
 [[nodiscard]] Result<void> apply_access(const NodePaths& paths, DeviceId id,

@@ -49,20 +49,22 @@ class DeviceNodeTest : public ::testing::Test {
 };
 
 TEST_F(DeviceNodeTest, UdevIsToldNumbersForNames) {
-  ASSERT_TRUE(announce_access(paths_, 3, DeviceAccess{0640, "root", "12"}).ok());
+  ASSERT_TRUE(announce_device(paths_, "vol", 3, DeviceAccess{0640, "root", "12"}).ok());
   EXPECT_EQ(read_file(paths_.udev_dir + "/ublkb3", 1000).value(),
-            "UBLK_OPERATOR_MODE=0640\nUBLK_OPERATOR_OWNER=0\nUBLK_OPERATOR_GROUP=12\n");
+            "UBLK_OPERATOR_MODE=0640\nUBLK_OPERATOR_OWNER=0\nUBLK_OPERATOR_GROUP=12\nUBLK_OPERATOR_"
+            "NAME=vol\n");
 }
 
 TEST_F(DeviceNodeTest, UnknownOwnersAndGroupsAreNamed) {
-  const auto owner = announce_access(paths_, 3, DeviceAccess{0660, "no-such-user", "root"});
+  const auto owner = announce_device(paths_, "vol", 3, DeviceAccess{0660, "no-such-user", "root"});
   ASSERT_EQ(owner.err(), EINVAL);
   EXPECT_NE(owner.error().detail.find("user 'no-such-user' (device.owner)"), std::string::npos);
-  const auto group = announce_access(paths_, 3, DeviceAccess{0660, "root", "no-such-group"});
+  const auto group = announce_device(paths_, "vol", 3, DeviceAccess{0660, "root", "no-such-group"});
   ASSERT_EQ(group.err(), EINVAL);
   EXPECT_NE(group.error().detail.find("group 'no-such-group' (device.group)"), std::string::npos);
   // -1 would mean "leave as it is" to chown.
-  EXPECT_EQ(announce_access(paths_, 3, DeviceAccess{0660, "4294967295", "root"}).err(), EINVAL);
+  EXPECT_EQ(announce_device(paths_, "vol", 3, DeviceAccess{0660, "4294967295", "root"}).err(),
+            EINVAL);
   EXPECT_FALSE(fs::exists(paths_.udev_dir + "/ublkb3"));
 }
 
@@ -133,7 +135,7 @@ TEST_F(DeviceNodeTest, ALinkLeftByAnInterruptedWriteIsNoObstacle) {
 }
 
 TEST_F(DeviceNodeTest, OnlyTheLinkToThisDeviceIsRemoved) {
-  ASSERT_TRUE(announce_access(paths_, 3, DeviceAccess{0660, "0", "0"}).ok());
+  ASSERT_TRUE(announce_device(paths_, "vol", 3, DeviceAccess{0660, "0", "0"}).ok());
   ASSERT_TRUE(link_device(paths_, "a", 4).ok());
   ASSERT_TRUE(unlink_device(paths_, "a", 3).ok());
   EXPECT_EQ(target_of("a"), "../../ublkb4") << "it points at a newer device";

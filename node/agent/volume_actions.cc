@@ -247,7 +247,8 @@ Result<UniqueFd> VolumeWorker::cancel_descriptor() const {
 }
 
 void VolumeWorker::start_device() {
-  if (auto announced = announce_access(context_.paths, device_->id, record_.volume.spec.device);
+  if (auto announced =
+          announce_device(context_.paths, name_, device_->id, record_.volume.spec.device);
       !announced)
     event(true, "DeviceAccess", announced.error().to_string());
   auto cancel = cancel_descriptor();

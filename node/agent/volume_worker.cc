@@ -271,7 +271,7 @@ void VolumeWorker::accept(Volume wanted, SourceIdentity source) {
 void VolumeWorker::apply_live_changes(const VolumeSpec& before) {
   const VolumeSpec& spec = record_.volume.spec;
   if (device_ && device_->state != DeviceState::dead && !(before.device == spec.device)) {
-    auto announced = announce_access(context_.paths, device_->id, spec.device);
+    auto announced = announce_device(context_.paths, name_, device_->id, spec.device);
     auto applied = announced ? apply_access(context_.paths, device_->id, spec.device) : announced;
     if (!applied) event(true, "DeviceAccess", applied.error().to_string());
   }

@@ -7,7 +7,7 @@ set -euo pipefail
 . "$LAB_DIR/report.sh"
 . "$LAB_DIR/kernel-log.sh"
 
-STAGES=(deps build lint unit asan tsan vm-7.2 vm-6.12)
+STAGES=(deps build lint unit asan tsan vm-7.2 vm-6.12 systemd)
 UNIT_LIMIT=120      # seconds a unit test program may take; more under a sanitizer
 VM_LIMIT=600        # the same for one that needs the kernel, unless NAME.timeout says otherwise
 RESULTS=$REPO/build/results
@@ -114,6 +114,30 @@ vm_stage() {
 stage_vm-7.2() { vm_stage 7.2; }
 stage_vm-6.12() { vm_stage 6.12; }
 
+# Two boots of one disk, with a power-off in between that finds mounted file systems, a writer and a
+# server that has just been killed. That the machine comes down is the last test of each day.
+stage_systemd() {
+  local disk day status
+  out=$RESULTS/$stage
+  rm -rf "$out"; mkdir -p "$out"
+  logged env DESTDIR="$out/root" cmake --install build/release || return 0
+  disk=$out/disk.qcow2
+  for day in FirstDay SecondDay; do
+    mkdir -p "$out/$day"
+    [[ $day != FirstDay ]] || tar -cf "$out/$day/install.tar" -C "$out/root" --owner=0 --group=0 .
+    status=0
+    "$LAB_DIR/vm.sh" --systemd --overlay "$disk" --timeout 400 --results "$out/$day" tests/vm/systemd_day.sh "$day" >"$out/$day/job.log" 2>"$out/$day/vm.log" || status=$?
+    report_gtests "$stage" "$out/$day" systemd_test
+    if ((status)); then
+      failed "$stage" "$day.TheMachineComesDownWithinItsTime (status $status)" "$(tail -n 60 "$out/$day/job.log" "$out/$day/vm.log")"
+    else
+      pass
+      note+="${note:+, }$(sed -nE 's/.*(down [0-9.]+ s after the job).*/\1/p' "$out/$day/vm.log")"
+    fi
+  done
+  rm -rf "$disk" "$out/root" "$out/FirstDay/install.tar"
+}
+
 # skip_stage REASON: listed at the end, not counted as a test.
 skip_stage() { SKIPS+=("stage $stage: $1"); note="skipped: $1"; }
 
@@ -131,7 +155,7 @@ for stage in "${wanted[@]}"; do
     *) # These look at what the release build made.
       [[ $build_broken || -f build/release/build.ninja ]] || logged build_preset release || build_broken=1 ;;
   esac
-  if [[ $build_broken && $stage =~ ^(lint|unit|vm-.*)$ ]]; then
+  if [[ $build_broken && $stage =~ ^(lint|unit|vm-.*|systemd)$ ]]; then
     skip_stage "the release build is broken"
   else
     "stage_$stage" || [[ $stage != build ]] || build_broken=1
