@@ -541,6 +541,7 @@ TEST_F(LocalApiTest, ASocketFileThatNobodyAnswersIsReplaced) {
   std::filesystem::create_directories(dir_ + "/run");
   {
     UniqueFd dead(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_TRUE(dead.valid());
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     std::strncpy(address.sun_path, options_.path.c_str(), sizeof(address.sun_path) - 1);

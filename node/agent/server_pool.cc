@@ -254,7 +254,7 @@ void ServerPool::run() {
           spawn_not_before_ = Clock::now() + respawn_pause;
         }
       handed_out_.erase(notice.pid);
-      exits_.push_back(std::move(notice));
+      exits_.push_back(notice);
       if (exits_.size() > exits_kept_max) exits_.pop_front();
     }
     if (!alive && client_ == client) {

@@ -134,7 +134,8 @@ Volume VolumeWorker::describe(std::chrono::milliseconds timeout) {
 
 void VolumeWorker::run() {
   while (!exiting_ && !finished_) {
-    if (!adopted_ && !(adopted_ = adopt())) {
+    if (!adopted_) adopted_ = adopt();
+    if (!adopted_) {
       wait_for_events(adopt_retry);
       continue;
     }

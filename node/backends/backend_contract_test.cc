@@ -104,12 +104,12 @@ TEST_P(BackendContractTest, AllTagsMayBeOnTheirWayAtOnce) {
     std::copy(data[tag].begin(), data[tag].end(), buffer.begin());
     harness_->start({.op = IoOp::write,
                      .tag = tag,
-                     .offset_bytes = tag * 8192u,
+                     .offset_bytes = uint64_t{tag} * 8192,
                      .length_bytes = 4096,
                      .buffer = buffer});
   }
   for (uint16_t tag = depth; tag-- > 0;) EXPECT_EQ(harness_->finish(tag), 4096);
-  for (uint16_t tag = 0; tag < depth; ++tag) expect_data(tag * 8192u, data[tag]);
+  for (uint16_t tag = 0; tag < depth; ++tag) expect_data(uint64_t{tag} * 8192, data[tag]);
 }
 
 TEST_P(BackendContractTest, ATagMayBeUsedAgainForAnotherOperation) {

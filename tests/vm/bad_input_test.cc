@@ -23,8 +23,6 @@ namespace ublk_operator::lab {
 namespace {
 
 namespace fs = std::filesystem;
-using ::testing::AllOf;
-using ::testing::HasSubstr;
 
 // A temporary folder with a tmpfs of a few MiB on it: a pool that is easily full.
 class SmallPool {

@@ -15,6 +15,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <cinttypes>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -79,7 +80,7 @@ class Witness {
  public:
   explicit Witness(Options options)
       : options_(std::move(options)),
-        blocks_(uint64_t{options_.mib} * (1 << 20) / block_bytes),
+        blocks_((uint64_t{options_.mib} << 20) / block_bytes),
         versions_(blocks_, 1),
         log_(options_.threads) {}
 
@@ -87,7 +88,7 @@ class Witness {
     if (!open()) return 1;
     if (!options_.pause_only && !fill_all()) return 1;
     start_threads();
-    if (!wait_completions(options_.threads * 4)) return fail("the device does no I/O");
+    if (!wait_completions(uint64_t{options_.threads} * 4)) return fail("the device does no I/O");
     const auto killed = kill_server();
     if (!killed) return 1;
     killed_ = *killed;
@@ -260,8 +261,8 @@ class Witness {
         if (std::memcmp(buffer.data + i * block_bytes, wanted.data, block_bytes) == 0)
           ++good;
         else
-          std::fprintf(stderr, "ublk-witness: block %llu is not what was acknowledged\n",
-                       static_cast<unsigned long long>(block + i));
+          std::fprintf(stderr, "ublk-witness: block %" PRIu64 " is not what was acknowledged\n",
+                       block + i);
       }
     }
     return good;
@@ -295,13 +296,13 @@ class Witness {
         else
           ++fresh_failed;
       }
-    std::printf("%-8s in-flight: %-9s new: %-7s errors: %-4u pause: %.0f ms  verified: %llu MiB\n",
-                options_.name.c_str(),
-                in_flight_failed > 0 ? "EIO"
-                : in_flight > 0      ? "reissued"
-                                     : "none",
-                fresh_failed > 0 ? "failed" : "waited", errors, pause_ms(),
-                static_cast<unsigned long long>(verified * block_bytes >> 20));
+    std::printf(
+        "%-8s in-flight: %-9s new: %-7s errors: %-4u pause: %.0f ms  verified: %" PRIu64 " MiB\n",
+        options_.name.c_str(),
+        in_flight_failed > 0 ? "EIO"
+        : in_flight > 0      ? "reissued"
+                             : "none",
+        fresh_failed > 0 ? "failed" : "waited", errors, pause_ms(), (verified * block_bytes) >> 20);
   }
 
   static constexpr uint64_t uncertain = UINT64_MAX;

@@ -37,7 +37,7 @@ class FileBackendTest : public ::testing::Test {
     if (!testing::ring_is_allowed()) GTEST_SKIP() << "io_uring is not allowed on this machine";
   }
   // A queue on a file of which the test keeps a descriptor.
-  void open_queue(nlohmann::json options = config()) {
+  void open_queue(const nlohmann::json& options = config()) {
     file_ = temporary_file(kSizeBytes);
     ASSERT_TRUE(file_.valid());
     auto copy = file_.duplicate();
