@@ -3,7 +3,7 @@
 # by itself, verify every byte. Needs root, ublk_drv and the programs on PATH: `./dev demo` sees to all of it.
 set -euo pipefail
 
-mib=${DEMO_MIB:-64}
+mib=${DEMO_MIB:-256}
 dir=$(mktemp -d /tmp/ublk-demo.XXXXXX)
 mkdir -p "$dir"/{volumes,pool,run,state}
 export UBLK_SOCKET=$dir/run/agent.sock

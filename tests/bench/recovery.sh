@@ -1,6 +1,6 @@
 #!/bin/bash
 # The recovery pause: SIGKILL of the server until its application gets a request completed again (ublk-witness: 8 readers of
-# 4 KiB), for every mode and backend, and beside it a hand-written loop around the kernel's own `kublk recover`. The two
+# 4 KiB, each a millisecond apart after an error), for every mode and backend, and beside it a hand-written loop around the kernel's own `kublk recover`. The two
 # alternate in one boot, so that the ratio holds whatever the machine; absolute times mean little without KVM.
 #   tests/bench/recovery.sh [KILLS]      prints the table of docs/recovery.md; default 20 kills a row
 # Needs root, ublk_drv, and on PATH the project's programs and kublk: `./dev bench recovery` sees to that.
@@ -62,14 +62,17 @@ peer_pause() {
   cat "$dir/peer.pause"
 }
 
-row() { # LABEL FILE
-  sort -g "$2" | awk -v label="$1" '{v[NR] = $1} END {printf "| %s | %d | %.0f | %.0f | %.0f |\n", label, NR, v[1], v[int((NR + 1) / 2)], v[NR]}'
+median() { sort -g "$1" | awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}'; }
+row() { # MODE BACKEND FILE PEER_FILE
+  sort -g "$3" | awk -v mode="$1" -v backend="$2" -v loop="$(median "$4")" '{v[NR] = $1}
+    END {printf "| %s | %s | %d | %.0f | %.0f | %.0f | %.0f | %.2f |\n",
+      mode, backend, NR, v[1], v[int((NR + 1) / 2)], v[NR], loop, v[NR] / loop}'
 }
 
 echo "kernel $(uname -r), $(nproc) CPUs, $(systemd-detect-virt 2>/dev/null || true); ms, 8 readers of 4 KiB"
 echo
-echo "| mode, backend | kills | min | median | max |"
-echo "|---|---|---|---|---|"
+echo "| mode | backend | kills | min | median | max | the loop's median, alternating | max / that |"
+echo "|---|---|---|---|---|---|---|---|"
 peer_start
 modes=(Reissue Queue FailIO None)
 [[ $(uname -r) == 6.12* ]] && modes=(Reissue Queue None)
@@ -82,9 +85,8 @@ for mode in "${modes[@]}"; do
       peer_pause >>"$dir/peer-$name"
       tail -n 1 "$dir/peer-$name" >>"$dir/peer"
     done
-    row "$mode, $backend" "$dir/$name"
-    row "kublk recover loop, null, alternating with it" "$dir/peer-$name"
+    row "$mode" "$backend" "$dir/$name" "$dir/peer-$name"
     ublkctl delete "$name" >/dev/null
   done
 done
-row "**all kublk recover loops**" "$dir/peer"
+row "\`kublk recover\` loop" null "$dir/peer" "$dir/peer"
