@@ -504,8 +504,12 @@ void VolumeWorker::try_stop() {
 }
 
 void VolumeWorker::kill_server(Why why) {
+  // The kernel took the device from a server that was serving it: that one is dying, and its device
+  // was seen before its pidfd. Killing it only makes sure; it is a loss all the same.
+  const bool dying = server_state_ == Server::serving && lease_.step == LeaseStep::serving &&
+                     (why == Why::starting || why == Why::recovering);
   if (!server_->pidfd.exited()) {
-    if (server_state_ == Server::serving || server_state_ == Server::granted)
+    if (!dying && (server_state_ == Server::serving || server_state_ == Server::granted))
       event(false, "ServerKilled",
             "process " + std::to_string(server_->pidfd.pid()) +
                 " was killed: " + reconcile::to_string(why));
@@ -516,7 +520,7 @@ void VolumeWorker::kill_server(Why why) {
     lost_how_ = "was replaced";
     replace_server_ = false;
   }
-  server_lost(true);
+  server_lost(!dying);
 }
 
 void VolumeWorker::stop_device(Why why) {

@@ -71,8 +71,10 @@ class ManyVolumesTest : public ::testing::Test {
   }
   static void expect_all_recovered(LabNode& node, const std::map<std::string, Known>& before,
                                    int first) {
-    for (int i = first; i < volumes; ++i)
+    for (int i = first; i < volumes; ++i) {
       ASSERT_TRUE(node.wait_recovered(name(i), before.at(name(i)).recoveries));
+      EXPECT_NE(node.get(name(i)).status.last_recovery_reason, "") << node.story(name(i));
+    }
   }
 };
 
