@@ -22,6 +22,9 @@ constexpr auto reconnect_max = 1000ms;
 // A standby that dies while idle is replaced after this long, so that a program that cannot start
 // does not spin.
 constexpr auto respawn_pause = 1000ms;
+// The volume that took a standby serves since this moment: its application's first requests have the
+// CPUs for themselves. A death within it waits for a server to be started.
+constexpr auto refill_after = 100ms;
 constexpr auto spawn_timeout = 10s;
 constexpr auto describe_timeout = 1s;
 // A larger one is made for its volume when needed: standbys are locked memory that nobody uses yet.
@@ -112,6 +115,7 @@ void ServerPool::refill() {
   {
     const std::scoped_lock lock(mutex_);
     refill_wanted_ = true;
+    spawn_not_before_ = std::max(spawn_not_before_, Clock::now() + refill_after);
   }
   wake_.signal();
 }
@@ -233,7 +237,11 @@ void ServerPool::run() {
     if (!client_)
       timeout = static_cast<int>(retry_.count());
     else if (refill_wanted_ && arena_bytes_ > 0)
-      timeout = static_cast<int>(respawn_pause / 1ms);
+      timeout = static_cast<int>(
+          std::clamp<std::chrono::milliseconds>(
+              std::chrono::ceil<std::chrono::milliseconds>(spawn_not_before_ - Clock::now()), 1ms,
+              respawn_pause)
+              .count());
     const auto client = client_;
     lock.unlock();
     const int ready = ::poll(fds.data(), fds.size(), timeout);
