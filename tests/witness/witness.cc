@@ -9,6 +9,7 @@
 // A request that fails is followed by the next one a millisecond later.
 // The pause is the longest time, from the kill on, between two completed requests of the whole application.
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -96,6 +97,7 @@ class Witness {
     killed_ = *killed;
     if (options_.reopen) {
       stop_threads();
+      try_old_disk();
       if (!reopen()) return fail("no new device came under the name");
       start_threads();
     }
@@ -128,6 +130,17 @@ class Witness {
     }
     number_ = info.st_rdev;
     return true;
+  }
+
+  // What becomes of new I/O on a disk whose server is dead.
+  void try_old_disk() {
+    const Aligned buffer(block_bytes);
+    Completed done;
+    done.started = Clock::now();
+    const ssize_t n = ::pread(fd_.get(), buffer.data, block_bytes, 0);
+    done.ended = Clock::now();
+    done.err = n < 0 ? errno : n == static_cast<ssize_t>(block_bytes) ? 0 : EIO;
+    log_[0].push_back(done);
   }
 
   // The new disk of the same name has another number; its link appears when it is ready.
@@ -233,6 +246,10 @@ class Witness {
       std::fprintf(stderr, "ublk-witness: %s\n", sent.error().to_string().c_str());
       return std::nullopt;
     }
+    // What is sent before the server is dead may still have reached it.
+    pollfd dead{server->fd(), POLLIN, 0};
+    (void)::poll(&dead, 1, std::chrono::milliseconds(give_up) / 1ms);
+    died_ = Clock::now();
     return now;
   }
 
@@ -292,7 +309,7 @@ class Witness {
     unsigned errors = 0;
     for (const auto& log : log_)
       for (const auto& done : log) {
-        const bool was_in_flight = done.started <= killed && done.ended > killed;
+        const bool was_in_flight = done.started <= died_ && done.ended > killed;
         in_flight += was_in_flight ? 1 : 0;
         if (done.err == 0) continue;
         ++errors;
@@ -323,6 +340,7 @@ class Witness {
   std::atomic<uint64_t> completions_ = 0;
   std::atomic<uint64_t> successes_after_ = 0;
   std::atomic<uint64_t> next_version_ = 2;
+  Clock::time_point died_;  // not earlier than killed_
   std::atomic<Clock::time_point> killed_ = Clock::time_point::max();
 };
 
