@@ -334,6 +334,9 @@ Result<DiskUsers> find_disk_users(const NodePaths& paths, DeviceId id) {
     if (!mount.empty() && std::find(users.begin(), users.end(), mount) == users.end())
       users.push_back(std::move(mount));
   }
+  // Enough to tell people what to unmount; the search of every open file is the costly part, and is
+  // repeated while the disk is in use.
+  if (!users.empty()) return DiskUsers{true, join(users, ", ")};
 
   size_t looked_at = 0;
   for (const std::string& pid : running) {

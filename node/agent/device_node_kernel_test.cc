@@ -123,7 +123,7 @@ TEST_F(DiskUsersTest, AMountInAnotherMountNamespaceIsFound) {
   if (word == 'f') GTEST_SKIP() << "cannot mount ext4 here";
   ASSERT_TRUE(users.ok()) << users.error().to_string();
   EXPECT_TRUE(users->in_use);
-  EXPECT_TRUE(users->who.starts_with("mounted at " + mount_point)) << users->who;
+  EXPECT_EQ(users->who, "mounted at " + mount_point);
 }
 
 }  // namespace

@@ -109,9 +109,6 @@ void VolumeWorker::prepare_server() {
     auto params = control_->params(device_->id, {limits::command_deadline, -1});
     if (!params) return failed("ParamsFailed", params.error());
     geometry_ = *params;
-    geometry_->queues = device_->queues;
-    geometry_->queue_depth = device_->queue_depth;
-    geometry_->max_io_bytes = device_->max_io_bytes;
   }
   auto server = context_.pool.acquire(geometry_->buffer_bytes());
   if (!server) {

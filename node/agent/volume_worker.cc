@@ -647,9 +647,6 @@ bool VolumeWorker::adopt() {
   }
   if (params) {
     geometry_ = *params;
-    geometry_->queues = info.queues;
-    geometry_->queue_depth = info.queue_depth;
-    geometry_->max_io_bytes = info.max_io_bytes;
     context_.pool.note_arena(geometry_->buffer_bytes());
   }
   watch_device();

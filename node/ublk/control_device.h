@@ -52,8 +52,7 @@ class ControlDevice {
   // SET_PARAMS: before start(). EACCES: a disk exists; EINVAL: ublk_validate_params.
   virtual Result<void> set_params(DeviceId id, const Geometry& geometry, CallLimit limit) = 0;
 
-  // GET_PARAMS, as far as Geometry holds them; queues, depth and max_io_bytes are info()'s.
-  // Takes the device's mutex, so it hangs with a stuck device; info() does not.
+  // GET_PARAMS, with queues, depth and max_io_bytes from info(): the device's whole Geometry. Takes the device's mutex, so it hangs with a stuck device; info() does not.
   virtual Result<Geometry> params(DeviceId id, CallLimit limit) = 0;
 
   // GET_DEV_INFO2, or GET_DEV_INFO where /dev does not show the node: changes nothing, takes no

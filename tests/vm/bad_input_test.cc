@@ -17,6 +17,7 @@
 
 #include "tests/vm/application.h"
 #include "tests/vm/disk.h"
+#include "tests/vm/known_data.h"
 #include "tests/vm/lab_node.h"
 
 namespace ublk_operator::lab {
@@ -77,20 +78,10 @@ class BadInputTest : public ::testing::Test {
     EXPECT_EQ(node_.get("bystander").status.recovery_count, 0U);
   }
 
-  // A volume with known data in its first blocks.
-  void make_volume(const ManifestOptions& options) {
-    node_.apply(options);
-    ASSERT_TRUE(node_.wait_ready(options.name));
-    const Disk disk(node_.device(options.name));
-    ASSERT_EQ(disk.write_range(0, known_blocks, 7), 0);
-  }
+  void make_volume(const ManifestOptions& options) { make_known_volume(node_, options); }
   void expect_serves_its_data(const std::string& name) {
     EXPECT_EQ(node_.kernel_state(name), "LIVE");
-    const Disk disk(node_.device(name));
-    ASSERT_TRUE(disk.open());
-    EXPECT_EQ(disk.verify_range(0, known_blocks, 7), 0);
-    EXPECT_EQ(disk.write(known_blocks, 8), 0);
-    EXPECT_EQ(disk.verify(known_blocks, 8), 0);
+    expect_known_data(node_, name);
   }
 
   [[nodiscard]] std::string message(const std::string& name, const std::string& type) {
@@ -127,7 +118,6 @@ class BadInputTest : public ::testing::Test {
     EXPECT_TRUE(node_.wait_ready(name));
   }
 
-  static constexpr uint64_t known_blocks = 64;
   SmallPool small_;
   LabNode node_;
   std::optional<Application> bystander_;
@@ -396,7 +386,8 @@ TEST_F(BadInputTest, AFullPoolIsSaidOfThickAndFailsOnlyTheWritesOfThin) {
   const pid_t server = node_.server_pid("full");
   const Disk disk(node_.device("full"));
   EXPECT_EQ(disk.write_range(known_blocks, 4096, 3), ENOSPC);
-  EXPECT_EQ(disk.verify_range(0, known_blocks, 7), 0) << "what was written before is there";
+  EXPECT_EQ(disk.verify_range(0, known_blocks, known_version), 0)
+      << "what was written before is there";
   EXPECT_EQ(node_.kernel_state("full"), "LIVE");
   EXPECT_GE(node_.get("full").status.io_errors["ENOSPC"], 1U);
   small_.grow("64m");

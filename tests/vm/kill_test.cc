@@ -138,10 +138,7 @@ TEST_P(KillTest, OfTheServerDuringStartDev) {
                 .mode = GetParam(),
                 .size = "16Mi",
                 .extra = repeats_recovery() ? "" : "  queues: 2\n"});
-    const pid_t pid = node.wait_hook(name, "half_fetched");
-    ASSERT_GT(pid, 0) << node.story(name);
-    node.unhook(name, "half_fetched");
-    kill_and_wait(pid);
+    ASSERT_TRUE(node.kill_at(name, "half_fetched"));
     ASSERT_TRUE(node.wait_ready(name));
     const Disk disk(node.device(name));
     EXPECT_EQ(disk.write(1, 1), 0);
@@ -180,10 +177,7 @@ TEST_P(HalfWayTest, IsFinishedByTheNextServer) {
     const uint64_t before = node.get("vol").status.recovery_count;
     node.hook("vol", point);
     node.kill_server("vol");
-    const pid_t second = node.wait_hook("vol", point);
-    ASSERT_GT(second, 0) << node.story("vol");
-    node.unhook("vol", point);
-    kill_and_wait(second);
+    ASSERT_TRUE(node.kill_at("vol", point));
     ASSERT_TRUE(node.wait_recovered("vol", before));
     ASSERT_EQ(disk.verify_range(0, 64, 1), 0);
   }

@@ -275,6 +275,17 @@ void LabNode::unhook(const std::string& volume, const std::string& point) const 
   std::filesystem::remove(dir("hooks/" + volume + "." + point));
 }
 
+bool LabNode::kill_at(const std::string& volume, const std::string& point) {
+  const pid_t pid = wait_hook(volume, point);
+  if (pid <= 0) {
+    ADD_FAILURE() << "no server got to " << point << "\n" << story(volume);
+    return false;
+  }
+  unhook(volume, point);
+  kill_and_wait(pid);
+  return true;
+}
+
 std::string LabNode::kernel_state(const std::string& name) {
   const auto id = get(name).status.device_id;
   if (!id) return "absent";

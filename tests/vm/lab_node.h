@@ -88,6 +88,9 @@ class LabNode {
   void hook(const std::string& volume, const std::string& point) const;
   [[nodiscard]] pid_t wait_hook(const std::string& volume, const std::string& point) const;
   void unhook(const std::string& volume, const std::string& point) const;
+  // Waits for the hook, takes it away and kills the server that stands there; false, and a test
+  // failure, when none gets there.
+  [[nodiscard]] bool kill_at(const std::string& volume, const std::string& point);
 
   // The state as the kernel reports it, asked past the agent.
   [[nodiscard]] std::string kernel_state(const std::string& name);

@@ -120,10 +120,7 @@ TEST_P(HalfFinishedRecoveryTest, IsSaidAndEndsByAForcedStopWithTheDataKept) {
 
     node.hook("vol", point);
     node.kill_server("vol");
-    const pid_t second = node.wait_hook("vol", point);
-    ASSERT_GT(second, 0) << node.story("vol");
-    node.unhook("vol", point);
-    kill_and_wait(second);
+    ASSERT_TRUE(node.kill_at("vol", point));
     ASSERT_TRUE(node.wait_condition("vol", "Recoverable", "False", "HalfFinishedRecovery"));
     const std::string advice = condition(node, "vol", "Recoverable").message;
     EXPECT_THAT(advice, HasSubstr("ublkctl stop --force vol"));

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "tests/vm/disk.h"
+#include "tests/vm/known_data.h"
 #include "tests/vm/lab_node.h"
 
 namespace ublk_operator::lab {
@@ -15,23 +16,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint64_t known_blocks = 64;
-
 class SpecChangeTest : public ::testing::Test {
  protected:
-  // A volume with known data in its first blocks.
-  void make_volume(const ManifestOptions& options) {
-    node_.apply(options);
-    ASSERT_TRUE(node_.wait_ready(options.name));
-    const Disk disk(node_.device(options.name));
-    ASSERT_EQ(disk.write_range(0, known_blocks, 7), 0);
-  }
-  void expect_data(const std::string& name) {
-    const Disk disk(node_.device(name));
-    ASSERT_TRUE(disk.open());
-    EXPECT_EQ(disk.verify_range(0, known_blocks, 7), 0);
-    EXPECT_EQ(disk.write(known_blocks, 8), 0);
-  }
+  void make_volume(const ManifestOptions& options) { make_known_volume(node_, options); }
+  void expect_data(const std::string& name) { expect_known_data(node_, name); }
   [[nodiscard]] bool wait_generation(const std::string& name, int64_t generation) {
     return node_.wait(name, "at generation " + std::to_string(generation), [&](const auto& v) {
       return v && v->status.observed_generation >= generation;
@@ -80,7 +68,7 @@ TEST_F(SpecChangeTest, PolicyAndDeadlinesChangeAlive) {
   EXPECT_EQ(after.status.device_id, before.status.device_id);
   EXPECT_EQ(after.status.lease_generation, before.status.lease_generation);
   EXPECT_TRUE(node_.wait_condition("vol", "NeedsRecreate", "False"));
-  EXPECT_EQ(disk.verify_range(0, known_blocks, 7), 0);
+  EXPECT_EQ(disk.verify_range(0, known_blocks, known_version), 0);
 }
 
 TEST_F(SpecChangeTest, WhatNeedsANewDeviceWaitsUntilTheOldOneIsNotOpen) {
@@ -99,7 +87,7 @@ TEST_F(SpecChangeTest, WhatNeedsANewDeviceWaitsUntilTheOldOneIsNotOpen) {
   node_.kill_server("vol");
   ASSERT_TRUE(node_.wait_recovered("vol", 0));
   EXPECT_EQ(held.get(), 0) << "Reissue, as the device was made";
-  EXPECT_EQ(disk->verify_range(0, known_blocks, 7), 0);
+  EXPECT_EQ(disk->verify_range(0, known_blocks, known_version), 0);
   EXPECT_EQ(node_.get("vol").status.device_id, before.status.device_id);
   EXPECT_TRUE(node_.wait_condition("vol", "NeedsRecreate", "True"));
 
@@ -124,7 +112,7 @@ TEST_F(SpecChangeTest, ReadOnlyAndDirectIoReachTheBackendOfTheNextDevice) {
   EXPECT_EQ(disk_fact("vol", "ro"), "1\n");
   {
     const Disk disk(node_.device("vol"));
-    EXPECT_EQ(disk.verify_range(0, known_blocks, 7), 0);
+    EXPECT_EQ(disk.verify_range(0, known_blocks, known_version), 0);
     EXPECT_EQ(disk.write(0, 9), EPERM);
   }
   node_.apply({.size = "16Mi"});
@@ -207,7 +195,7 @@ TEST_F(SpecChangeTest, StopByHandIsRefusedWhileOpenUnlessForced) {
   const auto forced = node_.api().stop("vol", true, true);
   EXPECT_TRUE(forced.ok()) << forced.error().to_string();
   EXPECT_EQ(held.get(), EIO);
-  EXPECT_NE(disk->verify(0, 7), 0) << "nothing is behind it any more";
+  EXPECT_NE(disk->verify(0, known_version), 0) << "nothing is behind it any more";
   EXPECT_TRUE(node_.wait_condition("vol", "Ready", "False", "Stopped"));
   disk.reset();
 
@@ -218,7 +206,7 @@ TEST_F(SpecChangeTest, StopByHandIsRefusedWhileOpenUnlessForced) {
   ASSERT_TRUE(node_.api().stop("vol", false, false).ok());
   ASSERT_TRUE(node_.wait_ready("vol"));
   const Disk again(node_.device("vol"));
-  EXPECT_EQ(again.verify_range(1, known_blocks - 1, 7), 0);
+  EXPECT_EQ(again.verify_range(1, known_blocks - 1, known_version), 0);
 }
 
 TEST_F(SpecChangeTest, RemovalWaitsForTheLastUserAndOnlyDeleteTakesTheFile) {
@@ -234,7 +222,7 @@ TEST_F(SpecChangeTest, RemovalWaitsForTheLastUserAndOnlyDeleteTakesTheFile) {
   node_.kill_server("drop");
   EXPECT_EQ(drop->write(known_blocks, 8), 0);
   EXPECT_EQ(keep->write(known_blocks, 8), 0);
-  EXPECT_EQ(drop->verify_range(0, known_blocks, 7), 0);
+  EXPECT_EQ(drop->verify_range(0, known_blocks, known_version), 0);
   EXPECT_TRUE(fs::exists(file("drop"))) << "the file goes last";
   keep.reset();
   drop.reset();
@@ -291,7 +279,8 @@ TEST_F(SpecChangeTest, AfterTheDeadlineFailDeviceEndsWaitingIoAndKeepWaitingWait
   EXPECT_EQ(waiting.get(), 0);
   EXPECT_EQ(wait.verify(1, 9), 0);
   const Disk again(node_.device("fail"));
-  EXPECT_EQ(again.verify_range(0, known_blocks, 7), 0) << "the failed write never got there";
+  EXPECT_EQ(again.verify_range(0, known_blocks, known_version), 0)
+      << "the failed write never got there";
 }
 
 }  // namespace

@@ -79,6 +79,12 @@ struct Completed {
   int err = 0;
 };
 
+// What an application sees of read() or write(): a short transfer is an error too.
+int error_of(ssize_t transferred, size_t wanted) {
+  if (transferred < 0) return errno;
+  return static_cast<size_t>(transferred) == wanted ? 0 : EIO;
+}
+
 class Witness {
  public:
   explicit Witness(Options options)
@@ -139,7 +145,7 @@ class Witness {
     done.started = Clock::now();
     const ssize_t n = ::pread(fd_.get(), buffer.data, block_bytes, 0);
     done.ended = Clock::now();
-    done.err = n < 0 ? errno : n == static_cast<ssize_t>(block_bytes) ? 0 : EIO;
+    done.err = error_of(n, block_bytes);
     log_[0].push_back(done);
   }
 
@@ -210,7 +216,7 @@ class Witness {
           for (uint64_t i = 0; i < per_request; ++i) versions_[first + i] = version;
       }
       done.ended = Clock::now();
-      done.err = n < 0 ? errno : n == static_cast<ssize_t>(bytes) ? 0 : EIO;
+      done.err = error_of(n, bytes);
       log_[me].push_back(done);
       ++completions_;
       if (done.err == 0 && done.started > killed_.load()) ++successes_after_;
