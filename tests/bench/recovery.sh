@@ -1,7 +1,7 @@
 #!/bin/bash
 # The recovery pause: SIGKILL of the server until its application gets a request completed again (ublk-witness: 8 readers of
 # 4 KiB, who try again a millisecond after an error), for every mode and backend, and beside it a hand-written loop around the
-# kernel's own `kublk recover`. The two alternate in one boot, so that the ratio holds whatever the machine; absolute times mean
+# kernel's own `kublk recover` (mode None, which has nothing to recover: `kublk add` of a new device). The two alternate in one boot, so that the ratio holds whatever the machine; absolute times mean
 # little without KVM.
 #   tests/bench/recovery.sh [KILLS]      prints the table of docs/recovery.md; default 20 kills a row
 # Needs root, ublk_drv, and on PATH the project's programs and kublk: `./dev bench recovery` sees to that.
@@ -43,24 +43,34 @@ pause_of() { # NAME MODE
   ublkctl wait "$1" --for=Ready --timeout 30s >/dev/null
 }
 
-# --- the peer: kublk, and a loop a careful person would write around it
-peer_shape=(-t null -q 1 -d 64 -r 1 -i 1)  # recover wants to be told the same again
-peer_start() {
-  kublk add "${peer_shape[@]}" >"$dir/kublk.out"
+# --- the peer: kublk, and the loops a careful person would write around it
+peer_shape=(-t null -q 1 -d 64)
+peer_recovery=(-r 1 -i 1)  # recover wants to be told the same again
+peer_start() { # WITH_RECOVERY...; sets peer
+  kublk add "${peer_shape[@]}" "$@" >"$dir/kublk.out"
   peer=$(sed -n 's/.*dev id \([0-9]*\).*/\1/p' "$dir/kublk.out" | head -n 1)
   [[ -n $peer ]] || { cat "$dir/kublk.out" >&2; return 1; }
+  ln -sfn "/dev/ublkb$peer" "$dir/peer-disk"
 }
 peer_pid() { kublk list -n "$peer" | sed -n 's/.*daemon pid \([0-9]*\).*/\1/p' | head -n 1; }
-peer_pause() {
-  local pid witness
+peer_pause() { # MODE
+  local pid witness old=$peer reopen=()
+  [[ $1 == None ]] && reopen=(--reopen)
   pid=$(peer_pid)
-  ublk-witness --device "/dev/ublkb$peer" --kill "$pid" --pause-only --threads 8 --mib 64 >"$dir/peer.pause" &
+  ublk-witness --device "$dir/peer-disk" --kill "$pid" --pause-only --threads 8 --mib 64 "${reopen[@]}" >"$dir/peer.pause" &
   witness=$!
   # Somebody notices that the server is dead, and recovers until it works.
   while kill -0 "$pid" 2>/dev/null; do :; done
-  until kublk recover -n "$peer" "${peer_shape[@]}" >"$dir/recover.out" 2>&1; do :; done
+  if [[ $1 == None ]]; then
+    # There is nothing to recover. When the old disk is gone no I/O of the old server is left: the next device may be made.
+    while [[ -e /dev/ublkb$old ]]; do :; done
+    peer_start
+  else
+    until kublk recover -n "$peer" "${peer_shape[@]}" "${peer_recovery[@]}" >"$dir/recover.out" 2>&1; do :; done
+  fi
   wait "$witness"
   cat "$dir/peer.pause"
+  [[ $1 != None ]] || kublk del -n "$old" >/dev/null 2>&1 || true
 }
 
 median() { sort -g "$1" | awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}'; }
@@ -74,20 +84,26 @@ echo "kernel $(uname -r), $(nproc) CPUs, $(systemd-detect-virt 2>/dev/null || tr
 echo
 echo "| mode | backend | kills | min | median | max | the loop's median, alternating | max / that |"
 echo "|---|---|---|---|---|---|---|---|"
-peer_start
+peer_start "${peer_recovery[@]}"
 modes=(Reissue Queue FailIO None)
 [[ $(uname -r) == 6.12* ]] && modes=(Reissue Queue None)
 for mode in "${modes[@]}"; do
+  if [[ $mode == None ]]; then
+    row "loop around \`kublk recover\`" null "$dir/peer" "$dir/peer"
+    kublk del -n "$peer" >/dev/null
+    rm -f "$dir/peer"
+    peer_start
+  fi
   for backend in null file file-direct; do
     name=bench-${mode,,}-$backend
     volume "$name" "$mode" "$backend"
     for ((i = 0; i < kills; i++)); do
       pause_of "$name" "$mode" >>"$dir/$name"
-      peer_pause >>"$dir/peer-$name"
+      peer_pause "$mode" >>"$dir/peer-$name"
       tail -n 1 "$dir/peer-$name" >>"$dir/peer"
     done
     row "$mode" "$backend" "$dir/$name" "$dir/peer-$name"
     ublkctl delete "$name" >/dev/null
   done
 done
-row "\`kublk recover\` loop" null "$dir/peer" "$dir/peer"
+row "loop around \`kublk add\`" null "$dir/peer" "$dir/peer"
