@@ -4,9 +4,11 @@
 //   spawner   the parent of all servers
 //   helper    one control command that may never return, in a process that may be left behind (used
 //   by the agent)
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <climits>
 #include <csignal>
 #include <cstdio>
@@ -30,6 +32,7 @@ struct NodeOptions {
   std::vector<std::string> pools;
   SpawnerOptions spawner;
   std::vector<std::string> helper;
+  int nice = -10;
 };
 
 int fail(const Error& error) {
@@ -71,11 +74,23 @@ Result<void> parse_pools(const std::vector<std::string>& texts,
   return {};
 }
 
+// Where I/O fails at once (recovery.mode FailIO) applications try again as fast as they can, and would
+// keep the CPUs from what brings their disk back. Before any thread is made; servers inherit it.
+void raise_priority(int nice, const Logger& log) {
+  if (::setpriority(PRIO_PROCESS, 0, nice) == 0) return;
+  if (::getpriority(PRIO_PROCESS, 0) <= nice) return;  // the service manager did it
+  log->warn(
+      "operation=setpriority nice={} error=\"{}\" advice=\"grant CAP_SYS_NICE, or start it with "
+      "that nice value\"",
+      nice, errno_name(errno));
+}
+
 int run_agent(NodeOptions& options, bool with_spawner) {
   auto stop = stop_signals();
   if (!stop) return fail(stop.error());
   auto log = make_logger("ublk-node", options.log_level);
   if (!log) return fail(log.error());
+  raise_priority(options.nice, *log);
   if (auto parsed = parse_pools(options.pools, options.agent.pools); !parsed)
     return fail(parsed.error());
   if (options.agent.server_program.empty()) options.agent.server_program = sibling("ublk-server");
@@ -83,7 +98,8 @@ int run_agent(NodeOptions& options, bool with_spawner) {
     options.agent.start_spawner = [&options, logger = *log]() -> Result<void> {
       logger->info("operation=start_spawner socket={}", options.agent.spawner_socket);
       SpawnerDaemonOptions daemon;
-      daemon.arguments = {"spawner", "--socket", options.agent.spawner_socket};
+      daemon.arguments = {"--nice", std::to_string(options.nice), "spawner", "--socket",
+                          options.agent.spawner_socket};
       daemon.log_file = options.agent.run_dir + "/spawner.log";
       return start_spawner_daemon(daemon);
     };
@@ -108,6 +124,7 @@ int run_agent(NodeOptions& options, bool with_spawner) {
 int spawner_main(const NodeOptions& options) {
   auto log = make_logger("ublk-spawner", options.log_level);
   if (!log) return fail(log.error());
+  raise_priority(options.nice, *log);
   return run_spawner(options.spawner, *log);
 }
 
@@ -142,6 +159,10 @@ int node_main(int argc, char** argv) {
   app.require_subcommand(1);
   app.add_option("--log-level", options.log_level, "debug, info, warn or error")
       ->capture_default_str();
+
+  app.add_option("--nice", options.nice, "priority of agent, spawner and servers")
+      ->capture_default_str()
+      ->check(CLI::Range(-20, 19));
 
   auto* agent = app.add_subcommand("agent", "make and keep real what the manifests want");
   add_agent_options(*agent, options);

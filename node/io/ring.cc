@@ -14,6 +14,7 @@ namespace {
 
 // From the best to the plainest. DEFER_TASKRUN (6.1) runs completions only when the owner waits for
 // them, so they arrive in batches and never interrupt it; COOP_TASKRUN is the weaker form of that.
+// Its rings take an RCU grace period longer to die, but die evenly, docs/decisions/005.
 // SUBMIT_ALL: one entry that fails at once must not keep the ones behind it from being submitted.
 // R_DISABLED: the submitting thread is bound by enable(), not by create().
 constexpr unsigned kSetupFlags[] = {
