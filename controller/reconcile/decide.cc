@@ -59,7 +59,7 @@ Decision recover(const Desired& want, const Observed& seen) {
       return act(Act::end_recovery, Why::recovering);
     // The kernel released the char device, so whoever we believe to serve has lost its queues.
     case Server::serving:
-      return act(Act::kill_server, Why::recovering);
+      return act(Act::kill_server, Why::server_dying);
   }
   return wait_for_event(Why::recovering);
 }
@@ -166,12 +166,16 @@ Decision decide_now(const Desired& want, const Observed& seen) {
         if (seen.retry_in.count() > 0) return wait_at_most(Why::back_off, seen.retry_in);
         return act(Act::delete_device, Why::starting);
       }
+      if (seen.server == Server::serving && !seen.taken_down)
+        return act(Act::kill_server, Why::server_dying);
       return remove_diskless(seen, Why::starting);
     case Device::live:
       if (seen.server == Server::granted) return act(Act::end_recovery, Why::recovering);
       if (seen.server != Server::serving) return await_release(want, seen);
       if (!seen.recreate_wanted) return {Act::nothing, Why::converged, std::nullopt};
       if (!seen.mode_supported) return wait_for_event(Why::unsupported_by_kernel);
+      // A disk that serves is not given up for one that could not.
+      if (!seen.recreate_ready) return wait_at_most(Why::needs_recreate, usage_recheck);
       return take_down(want, seen, Why::needs_recreate);
     case Device::quiesced:
     case Device::fail_io:
@@ -268,6 +272,8 @@ const char* to_string(Why why) {
       return "NeedsRecreate";
     case Why::replacing_server:
       return "ReplacingServer";
+    case Why::server_dying:
+      return "ServerDying";
   }
   return "Unknown";
 }

@@ -63,11 +63,13 @@ struct Observed {
   bool mode_supported = true;        // this kernel can do the wanted mode
   bool backend_ready = true;         // backend is there, ours, and has the right size
   bool recreate_wanted = false;      // the spec asks for what needs a new device
+  bool recreate_ready = true;        // what the new device needs is there
   bool recovery_begun = false;       // START_USER_RECOVERY succeeded for the present recovery
   bool still_held = false;           // the last START_USER_RECOVERY was answered EBUSY
   bool close_seen = false;           // ublkcN was closed since the server was lost (inotify)
   bool recovery_impossible = false;  // 6.12: a half-finished recovery that the kernel cannot repeat
   bool old_holder_alive = false;  // a process that is not the present server still holds the device
+  bool taken_down = false;        // we stopped the disk: the end of its server is no loss
   milliseconds without_server{0};  // since the last server was lost; 0 while one serves
   milliseconds stop_retry_in{0};   // the last STOP_DEV failed: no new one before
   milliseconds retry_in{0};        // back-off: no new attempt before
@@ -111,6 +113,8 @@ enum class Why {
   in_use,          // waits for: the last user to close the disk
   needs_recreate,  // waits for the same, to make the device anew
   replacing_server,
+  server_dying,  // the kernel took the device from a server that was serving it: it is dying, and its
+                 // device was seen before its pidfd
 };
 
 struct Decision {

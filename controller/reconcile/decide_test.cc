@@ -74,6 +74,23 @@ TEST(DecideTest, ARecoveryThatDiesHalfWayIsBegunAgain) {
   EXPECT_EQ(decide(want, seen), (Decision{Act::wait, Why::back_off, 40ms}));
 }
 
+TEST(DecideTest, ADeviceLostBeforeItsServerIsSeenDeadIsALoss) {
+  const Desired want;
+  for (const Device device : {Device::quiesced, Device::fail_io, Device::dead}) {
+    Observed seen = serving();
+    seen.device = device;
+    EXPECT_EQ(decide(want, seen), (Decision{Act::kill_server, Why::server_dying, std::nullopt}));
+  }
+}
+
+TEST(DecideTest, TheServerOfADiskThatWeStoppedIsNoLoss) {
+  const Desired want;
+  Observed seen = serving();
+  seen.device = Device::dead;  // stopped to be made anew
+  seen.taken_down = true;
+  EXPECT_EQ(decide(want, seen), (Decision{Act::kill_server, Why::starting, std::nullopt}));
+}
+
 TEST(DecideTest, LiveWithoutAServerIsPokedAfterAWhile) {
   Desired want;
   Observed seen = serving();
@@ -208,6 +225,16 @@ TEST(DecideTest, PausedMeansPaused) {
   EXPECT_EQ(decide(want, serving()), (Decision{Act::nothing, Why::paused, std::nullopt}));
 }
 
+TEST(DecideTest, ADiskIsNotGivenUpForOneThatCouldNotBeServed) {
+  const Desired want;
+  Observed seen = serving();
+  seen.recreate_wanted = true;
+  seen.recreate_ready = false;
+  EXPECT_EQ(decide(want, seen), (Decision{Act::wait, Why::needs_recreate, usage_recheck}));
+  seen.recreate_ready = true;
+  EXPECT_EQ(decide(want, seen).act, Act::check_usage);
+}
+
 // --- what must never happen, over every combination
 // ------------------------------------------------------------------
 
@@ -220,7 +247,7 @@ void for_every_combination(const std::function<void(const Desired&, const Observ
   for (const auto device : devices)
     for (const auto server : servers)
       for (const auto usage : usages)
-        for (unsigned bits = 0; bits < (1U << 16); ++bits) {
+        for (unsigned bits = 0; bits < (1U << 17); ++bits) {
           const auto bit = [bits](unsigned n) { return (bits >> n & 1U) != 0; };
           Desired want;
           want.present = bit(0);
@@ -244,6 +271,7 @@ void for_every_combination(const std::function<void(const Desired&, const Observ
           seen.without_server = bit(13) ? 10s : 0s;
           seen.retry_in = bit(14) ? 30ms : 0ms;
           seen.recovery_impossible = bit(15);
+          seen.taken_down = bit(16);
           check(want, seen);
         }
 }

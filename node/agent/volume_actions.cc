@@ -127,6 +127,17 @@ void VolumeWorker::prepare_server() {
   server_deadline_ = Clock::now() + limits::server_ready_deadline;
   if (auto sent = server_->channel.send(to_json(PrepareMessage{*geometry_})); !sent)
     context_.log->warn("volume={} operation=prepare error=\"{}\"", name_, sent.error().to_string());
+  read_affinity();  // now, while the server prepares, rather than at the grant that all wait for
+}
+
+// The driver decides it when the device is added.
+void VolumeWorker::read_affinity() {
+  if (queue_cpus_.size() == geometry_->queues) return;
+  queue_cpus_.clear();
+  for (uint16_t queue = 0; queue < geometry_->queues; ++queue) {
+    auto cpus = control_->queue_affinity(device_->id, queue, {limits::command_deadline, -1});
+    queue_cpus_.push_back(cpus ? *cpus : std::vector<unsigned>{});
+  }
 }
 
 void VolumeWorker::process_channel() {
@@ -191,10 +202,8 @@ void VolumeWorker::grant() {
   message.backend = backend->config;
   message.latency_ns = static_cast<uint64_t>(
       std::chrono::nanoseconds(lease_.device_spec.fault_injection.latency).count());
-  for (uint16_t queue = 0; queue < geometry_->queues; ++queue) {
-    auto cpus = control_->queue_affinity(device_->id, queue, {limits::command_deadline, -1});
-    message.queue_cpus.push_back(cpus ? *cpus : std::vector<unsigned>{});
-  }
+  read_affinity();
+  message.queue_cpus = queue_cpus_;
   std::vector<int> fds;
   for (const auto& fd : backend->fds) fds.push_back(fd.get());
   UniqueFd hook;
@@ -272,16 +281,14 @@ void VolumeWorker::start_device() {
 }
 
 void VolumeWorker::begin_recovery() {
-  if (lease_.step != LeaseStep::released) {
-    lease_.step = LeaseStep::released;
-    save_lease();
-  }
   auto begun = control_->begin_recovery(device_->id, {limits::command_deadline, -1});
   if (begun) {
     stale_mapping_ = false;
     half_way_held_since_.reset();
+    lease_.step = LeaseStep::released;
     lease_.recovery_begun = true;
-    save_lease();
+    // Where it may be repeated nobody has to know that it was sent, and applications wait.
+    if (recovery_needs_start_once()) save_lease();
     return;
   }
   if (begun.err() == EBUSY) {
@@ -296,6 +303,7 @@ void VolumeWorker::begin_recovery() {
       recovery_impossible_ = true;
       return;
     }
+    lease_.step = LeaseStep::released;
     lease_.recovery_begun = true;
     save_lease();
     return;
@@ -501,10 +509,7 @@ void VolumeWorker::try_stop() {
 }
 
 void VolumeWorker::kill_server(Why why) {
-  // The kernel took the device from a server that was serving it: that one is dying, and its device
-  // was seen before its pidfd. Killing it only makes sure; it is a loss all the same.
-  const bool dying = server_state_ == Server::serving && lease_.step == LeaseStep::serving &&
-                     (why == Why::starting || why == Why::recovering);
+  const bool dying = why == Why::server_dying;  // killing it only makes sure: it is a loss
   if (!server_->pidfd.exited()) {
     if (!dying && (server_state_ == Server::serving || server_state_ == Server::granted))
       event(false, "ServerKilled",

@@ -59,9 +59,14 @@ std::string VolumeWorker::wait_message(Why why) const {
     case Why::in_use:
       return "waiting until the disk is not in use: " + users_;
     case Why::needs_recreate:
+      if (next_backend_error_)
+        return "the spec asks for a new device, which could not be served; the old one goes on: " +
+               next_backend_error_->to_string();
       return "the spec asks for what needs a new device; waiting until the disk is not in use";
     case Why::replacing_server:
       return "the server is being replaced";
+    case Why::server_dying:
+      return "the kernel took the device from its server, which is dying";
   }
   return {};
 }
@@ -132,7 +137,10 @@ void VolumeWorker::publish_status(const Decision& decision) {
   const bool waits_for_users = decision.act == Act::wait && usage_ == Usage::in_use;
   set("InUse", waits_for_users, waits_for_users ? "DiskOpen" : "NotWaiting",
       waits_for_users ? wait_message(Why::in_use) : "nothing waits for the disk to be unused");
-  set("NeedsRecreate", recreate_wanted(), recreate_wanted() ? "ShapeChanged" : "AsWanted",
+  set("NeedsRecreate", recreate_wanted(),
+      !recreate_wanted()    ? "AsWanted"
+      : next_backend_error_ ? "BackendUnavailable"
+                            : "ShapeChanged",
       recreate_wanted() ? wait_message(Why::needs_recreate) : "");
   set("Paused", record_.paused, record_.paused ? "ByHand" : "Reconciling", "");
 

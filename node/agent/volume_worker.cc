@@ -148,7 +148,10 @@ void VolumeWorker::run() {
       continue;
     }
     const Decision decision = reconcile::decide(desired(), observed());
-    publish_status(decision);
+    // Applications wait for what these two do, and it ends within a moment: what is published then
+    // says it.
+    const bool urgent = decision.act == Act::begin_recovery || decision.act == Act::grant;
+    if (!urgent) publish_status(decision);
     if (decision.act == Act::nothing || decision.act == Act::wait)
       wait_for_events(decision.recheck);
     else
@@ -319,11 +322,13 @@ reconcile::Observed VolumeWorker::observed() {
   seen.mode_supported = !unsupported_;
   seen.backend_ready = backend_.has_value();
   seen.recreate_wanted = recreate_wanted();
+  seen.recreate_ready = !next_backend_error_;
   seen.recovery_begun = lease_.recovery_begun;
   seen.still_held = still_held_;
   seen.close_seen = close_seen_;
   seen.recovery_impossible = recovery_impossible_;
   seen.old_holder_alive = old_holder_alive_;
+  seen.taken_down = lease_.step != LeaseStep::serving;
   seen.without_server = without_server();
   seen.retry_in = history_.retry_in(Clock::now());
   if (Clock::now() < stop_not_before_)
@@ -414,6 +419,7 @@ void VolumeWorker::observe() {
   observe_server();
   observe_device();
   observe_backend();
+  observe_next_backend();
   auto flags = flags_for(record_.volume.spec.recovery.mode, context_.kernel_features);
   if (!flags && !unsupported_) event(true, "UnsupportedByKernel", flags.error().detail);
   unsupported_ = flags ? std::nullopt : std::optional<Error>(flags.error());
@@ -508,6 +514,20 @@ void VolumeWorker::observe_backend() {
     if (there && backend_moved_) event(false, "BackendAvailable", "the file is in its place again");
     backend_moved_ = there ? std::nullopt : std::optional<Error>(there.error());
   }
+}
+
+// Whether a new device could be served as the spec asks, before the old one is given up for it.
+void VolumeWorker::observe_next_backend() {
+  VolumeSpec next = record_.volume.spec;
+  next.size_bytes = effective_spec().size_bytes;  // growing the file is left to its device
+  if (!recreate_wanted() || opened_alike(next, effective_spec())) return next_backend_error_.reset();
+  auto opened = context_.backends.open(name_, next, record_.backend);
+  if (opened) return next_backend_error_.reset();
+  if (!next_backend_error_ || next_backend_error_->to_string() != opened.error().to_string())
+    event(true, "BackendUnavailable",
+          "the spec asks for a new device, which could not be served; the old one goes on: " +
+              opened.error().to_string());
+  next_backend_error_ = opened.error();
 }
 
 void VolumeWorker::watch_backend() {
@@ -693,6 +713,7 @@ void VolumeWorker::reset_device() {
   disk_watch_.reset();
   device_.reset();
   geometry_.reset();
+  queue_cpus_.clear();
   usage_ = Usage::unknown;
   recovery_impossible_ = false;
   stale_mapping_ = false;

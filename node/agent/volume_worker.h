@@ -113,6 +113,7 @@ class VolumeWorker {
   void observe_device();
   void observe_server();
   void observe_backend();
+  void observe_next_backend();
   [[nodiscard]] reconcile::Desired desired() const;
   [[nodiscard]] reconcile::Observed observed();
   void execute(const reconcile::Decision& decision);
@@ -147,6 +148,7 @@ class VolumeWorker {
   void replace_server_process(const std::string& reason, const Error& error);
   void disk_gone();
   void failed(const std::string& reason, const Error& error);
+  void read_affinity();
   void save_record();
   void save_lease();
   void watch_device();
@@ -195,6 +197,7 @@ class VolumeWorker {
   bool spec_unknown_ = false;  // a device was found, but neither its lease nor its record
   std::optional<DeviceInfo> device_;
   std::optional<Geometry> geometry_;  // of the device
+  std::vector<std::vector<unsigned>> queue_cpus_;  // of the device, by queue; empty: not asked yet
   Lease lease_;
   bool still_held_ = false;
   bool recovery_impossible_ = false;
@@ -228,6 +231,7 @@ class VolumeWorker {
   VolumeSpec backend_spec_;  // what backend_ was opened for
   std::optional<Error> backend_error_;
   std::optional<Error> backend_moved_;  // removed or replaced while it is served
+  std::optional<Error> next_backend_error_;  // of the device that the spec asks for
   std::optional<Error> unsupported_;
   std::optional<Error> last_error_;
 

@@ -133,6 +133,22 @@ TEST_F(SpecChangeTest, ReadOnlyAndDirectIoReachTheBackendOfTheNextDevice) {
   expect_data("vol");
 }
 
+TEST_F(SpecChangeTest, ADeviceThatServesIsNotGivenUpForOneThatCouldNot) {
+  make_volume({.size = "16Mi"});
+  node_.apply({.size = "16Mi", .extra = "  readOnly: true\n"});
+  ASSERT_TRUE(wait_served_by("vol", "read-only", [](const Volume& v) { return v.spec.read_only; }));
+  const pid_t server = node_.server_pid("vol");
+  ASSERT_EQ(shell("chattr +i " + file("vol")), 0);
+  node_.apply({.size = "16Mi"});
+  EXPECT_TRUE(node_.wait_condition("vol", "NeedsRecreate", "True", "BackendUnavailable"));
+  EXPECT_TRUE(node_.wait_condition("vol", "Ready", "True"));
+  EXPECT_EQ(node_.server_pid("vol"), server);
+  EXPECT_EQ(Disk(node_.device("vol")).verify_range(0, known_blocks, known_version), 0);
+  ASSERT_EQ(shell("chattr -i " + file("vol")), 0);
+  ASSERT_TRUE(wait_served_by("vol", "writable", [](const Volume& v) { return !v.spec.read_only; }));
+  expect_data("vol");
+}
+
 TEST_F(SpecChangeTest, ShrinkingAndAnotherBackendAreRefused) {
   make_volume({.size = "16Mi"});
   const Volume before = node_.get("vol");
