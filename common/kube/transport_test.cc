@@ -1,0 +1,230 @@
+// HTTP as an API server and a bad network make it: answers, watches, hangs, cuts.
+#include "common/kube/transport.h"
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <future>
+#include <thread>
+#include <vector>
+
+#include "common/base/unique_fd.h"
+
+namespace ublk_operator::kube {
+namespace {
+
+using namespace std::chrono_literals;
+
+// One connection on loopback, served by the test.
+class Peer {
+ public:
+  using Script = std::function<void(Peer& peer)>;
+  explicit Peer(Script script) : listener_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    socklen_t size = sizeof address;
+    EXPECT_EQ(::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+    port_ = ntohs(address.sin_port);
+    EXPECT_EQ(::listen(listener_.get(), 4), 0);
+    thread_ = std::thread([this, script = std::move(script)] {
+      connection_.reset(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+      if (!connection_.valid()) return;
+      char buffer[4096];
+      while (request_.find("\r\n\r\n") == std::string::npos) {
+        const ssize_t n = ::recv(connection_.get(), buffer, sizeof buffer, 0);
+        if (n <= 0) return;
+        request_.append(buffer, static_cast<size_t>(n));
+      }
+      script(*this);
+      connection_.reset();
+    });
+  }
+  ~Peer() {
+    ::shutdown(listener_.get(), SHUT_RDWR);
+    if (thread_.joinable()) thread_.join();
+  }
+  Peer(const Peer&) = delete;
+  Peer& operator=(const Peer&) = delete;
+
+  void send(const std::string& text) const {
+    (void)::send(connection_.get(), text.data(), text.size(), MSG_NOSIGNAL);
+  }
+  void answer(int status, const std::string& body, const std::string& headers = "") const {
+    send("HTTP/1.1 " + std::to_string(status) + " X\r\n" + headers +
+         "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body);
+  }
+  void begin_chunks() const { send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"); }
+  void chunk(const std::string& text) const {
+    char size[16];
+    std::snprintf(size, sizeof size, "%zx\r\n", text.size());
+    send(size + text + "\r\n");
+  }
+  // Until the other side closes.
+  void hang() const {
+    char byte = 0;
+    while (::recv(connection_.get(), &byte, 1, 0) > 0) {
+    }
+  }
+  [[nodiscard]] std::unique_ptr<Transport> transport(ClusterConfig config = {}) const {
+    config.server = "http://127.0.0.1:" + std::to_string(port_);
+    auto made = make_transport(config);
+    EXPECT_TRUE(made.ok());
+    return std::move(made).value();
+  }
+  // Once the script ran.
+  [[nodiscard]] const std::string& request() {
+    if (thread_.joinable()) thread_.join();
+    return request_;
+  }
+
+ private:
+  UniqueFd listener_;
+  UniqueFd connection_;
+  int port_ = 0;
+  std::string request_;
+  std::thread thread_;
+};
+
+TEST(TransportTest, AnAnswerOfAnyStatusIsAnAnswer) {
+  Peer peer([](Peer& p) { p.answer(429, "slow down", "Retry-After: 3\r\n"); });
+  const auto response = peer.transport()->call({"GET", "/x?a=b%2Fc", "", ""}, 5s, Cancel());
+  ASSERT_TRUE(response.ok()) << response.error().to_string();
+  EXPECT_EQ(response->status, 429);
+  EXPECT_EQ(response->body, "slow down");
+  EXPECT_EQ(response->retry_after, 3s);
+  EXPECT_EQ(peer.request().substr(0, 23), "GET /x?a=b%2Fc HTTP/1.1");
+}
+
+TEST(TransportTest, TheTokenIsReadAnewForEachRequest) {
+  const std::string file = ::testing::TempDir() + "kube_token." + std::to_string(::getpid());
+  ClusterConfig config;
+  config.token_file = file;
+  std::ofstream(file) << "first\n";
+  Peer one([](Peer& p) { p.answer(200, "{}"); });
+  const auto transport = one.transport(config);
+  std::ofstream(file) << "second\n";
+  (void)transport->call({"PATCH", "/y", "application/json", "{}"}, 5s, Cancel());
+  EXPECT_NE(one.request().find("Bearer second"), std::string::npos) << one.request();
+  std::filesystem::remove(file);
+}
+
+TEST(TransportTest, LinesOfAWatchComeAsTheyAreSent) {
+  std::promise<void> go_on;
+  Peer peer([&](Peer& p) {
+    p.begin_chunks();
+    p.chunk("one\ntw");
+    (void)go_on.get_future().wait_for(10s);
+    p.chunk("o\n");
+    p.chunk("");
+  });
+  std::vector<std::string> lines;
+  const auto response =
+      peer.transport()->stream({"GET", "/w", "", ""}, 10s, Cancel(), [&](std::string_view line) {
+        lines.emplace_back(line);
+        if (lines.size() == 1)
+          go_on.set_value();  // the second is not sent before the first is here
+        return true;
+      });
+  ASSERT_TRUE(response.ok()) << response.error().to_string();
+  EXPECT_EQ(response->status, 200);
+  EXPECT_EQ(lines, (std::vector<std::string>{"one", "two"}));
+}
+
+TEST(TransportTest, ARefusedWatchSaysWhyInItsBody) {
+  Peer peer([](Peer& p) { p.answer(410, "{\"code\":410}"); });
+  int lines = 0;
+  const auto response =
+      peer.transport()->stream({"GET", "/w", "", ""}, 5s, Cancel(), [&](std::string_view) {
+        ++lines;
+        return true;
+      });
+  ASSERT_TRUE(response.ok());
+  EXPECT_EQ(response->status, 410);
+  EXPECT_EQ(response->body, "{\"code\":410}");
+  EXPECT_EQ(lines, 0);
+}
+
+TEST(TransportTest, AWatchThatHangsSilentlyIsFound) {
+  Peer peer([](Peer& p) {
+    p.begin_chunks();
+    p.chunk("one\n");
+    p.hang();
+  });
+  const auto begun = std::chrono::steady_clock::now();
+  const auto response = peer.transport()->stream({"GET", "/w", "", ""}, 1s, Cancel(),
+                                                 [](std::string_view) { return true; });
+  EXPECT_EQ(response.err(), ETIMEDOUT) << response.error().to_string();
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, 20s);
+}
+
+TEST(TransportTest, AConnectionCutInTheMiddleIsAnError) {
+  Peer peer([](Peer& p) {
+    p.begin_chunks();
+    p.chunk("one\n");
+    p.send("ff\r\nhalf");
+  });
+  const auto response = peer.transport()->stream({"GET", "/w", "", ""}, 5s, Cancel(),
+                                                 [](std::string_view) { return true; });
+  EXPECT_EQ(response.err(), ENOTCONN);
+}
+
+TEST(TransportTest, CancelEndsACallThatHangs) {
+  Cancel cancel;
+  Peer peer([&](Peer& p) {
+    cancel.cancel();
+    p.hang();
+  });
+  EXPECT_EQ(peer.transport()->call({"GET", "/x", "", ""}, 30s, cancel).err(), ECANCELED);
+  EXPECT_EQ(peer.transport()->call({"GET", "/x", "", ""}, 30s, cancel).err(), ECANCELED)
+      << "and from then on";
+}
+
+TEST(TransportTest, TheListenerCanEndAWatch) {
+  Peer peer([](Peer& p) {
+    p.begin_chunks();
+    p.chunk("one\ntwo\n");
+    p.hang();
+  });
+  int lines = 0;
+  const auto response =
+      peer.transport()->stream({"GET", "/w", "", ""}, 30s, Cancel(), [&](std::string_view) {
+        ++lines;
+        return false;
+      });
+  ASSERT_TRUE(response.ok()) << response.error().to_string();
+  EXPECT_EQ(lines, 1);
+}
+
+TEST(TransportTest, ALineWithoutEndIsGivenUp) {
+  Peer peer([](Peer& p) {
+    p.begin_chunks();
+    const std::string much(1 << 20, 'x');
+    for (int i = 0; i < 8; ++i) p.chunk(much);
+    p.hang();
+  });
+  const auto response = peer.transport()->stream({"GET", "/w", "", ""}, 30s, Cancel(),
+                                                 [](std::string_view) { return true; });
+  EXPECT_EQ(response.err(), EFBIG);
+}
+
+TEST(TransportTest, AServerThatIsNotThereIsSaid) {
+  ClusterConfig config;
+  config.server = "http://127.0.0.1:1";
+  auto transport = make_transport(config);
+  ASSERT_TRUE(transport.ok());
+  const auto response = (*transport)->call({"GET", "/x", "", ""}, 5s, Cancel());
+  EXPECT_EQ(response.err(), ENOTCONN);
+  EXPECT_NE(response.error().to_string().find("http://127.0.0.1:1/x"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace ublk_operator::kube
