@@ -8,10 +8,12 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <csignal>
 #include <cstdio>
+#include <optional>
 
 #include "CLI/CLI.hpp"
 #include "common/base/log.h"
@@ -25,6 +27,8 @@
 namespace ublk_operator {
 namespace {
 
+constexpr int nice_default = -10;
+
 struct NodeOptions {
   std::string log_level = "info";
   AgentOptions agent;
@@ -32,7 +36,7 @@ struct NodeOptions {
   std::vector<std::string> pools;
   SpawnerOptions spawner;
   std::vector<std::string> helper;
-  int nice = -10;
+  std::optional<int> nice;
 };
 
 int fail(const Error& error) {
@@ -76,13 +80,26 @@ Result<void> parse_pools(const std::vector<std::string>& texts,
 
 // Where I/O fails at once (recovery.mode FailIO) applications try again as fast as they can, and would
 // keep the CPUs from what brings their disk back. Before any thread is made; servers inherit it.
-void raise_priority(int nice, const Logger& log) {
-  if (::setpriority(PRIO_PROCESS, 0, nice) == 0) return;
-  if (::getpriority(PRIO_PROCESS, 0) <= nice) return;  // the service manager did it
+void raise_priority(std::optional<int> nice, const Logger& log) {
+  if (!nice && ::getpriority(PRIO_PROCESS, 0) != 0) return;  // as whoever started it wants it
+  if (::setpriority(PRIO_PROCESS, 0, nice.value_or(nice_default)) == 0) return;
   log->warn(
       "operation=setpriority nice={} error=\"{}\" advice=\"grant CAP_SYS_NICE, or start it with "
       "that nice value\"",
-      nice, errno_name(errno));
+      nice.value_or(nice_default), errno_name(errno));
+}
+
+// Some 20 descriptors a volume.
+void raise_open_files(const Logger& log) {
+  constexpr rlim_t wanted = 65536;
+  rlimit files{};
+  if (::getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur >= wanted) return;
+  files.rlim_cur = wanted;
+  files.rlim_max = std::max(files.rlim_max, wanted);
+  if (::setrlimit(RLIMIT_NOFILE, &files) == 0) return;
+  files.rlim_cur = files.rlim_max = std::min(files.rlim_max, wanted);
+  (void)::setrlimit(RLIMIT_NOFILE, &files);
+  log->warn("operation=setrlimit open_files={} wanted={}", files.rlim_cur, wanted);
 }
 
 int run_agent(NodeOptions& options, bool with_spawner) {
@@ -91,6 +108,7 @@ int run_agent(NodeOptions& options, bool with_spawner) {
   auto log = make_logger("ublk-node", options.log_level);
   if (!log) return fail(log.error());
   raise_priority(options.nice, *log);
+  raise_open_files(*log);
   if (auto parsed = parse_pools(options.pools, options.agent.pools); !parsed)
     return fail(parsed.error());
   if (options.agent.server_program.empty()) options.agent.server_program = sibling("ublk-server");
@@ -98,8 +116,7 @@ int run_agent(NodeOptions& options, bool with_spawner) {
     options.agent.start_spawner = [&options, logger = *log]() -> Result<void> {
       logger->info("operation=start_spawner socket={}", options.agent.spawner_socket);
       SpawnerDaemonOptions daemon;
-      daemon.arguments = {"--nice", std::to_string(options.nice), "spawner", "--socket",
-                          options.agent.spawner_socket};
+      daemon.arguments = {"spawner", "--socket", options.agent.spawner_socket};  // inherits nice
       daemon.log_file = options.agent.run_dir + "/spawner.log";
       return start_spawner_daemon(daemon);
     };
@@ -160,9 +177,11 @@ int node_main(int argc, char** argv) {
   app.add_option("--log-level", options.log_level, "debug, info, warn or error")
       ->capture_default_str();
 
-  app.add_option("--nice", options.nice, "priority of agent, spawner and servers")
-      ->capture_default_str()
+  app.add_option(
+         "--nice", options.nice,
+         "priority of agent, spawner and servers (default -10, unless started with another)")
       ->check(CLI::Range(-20, 19));
+  app.fallthrough();
 
   auto* agent = app.add_subcommand("agent", "make and keep real what the manifests want");
   add_agent_options(*agent, options);

@@ -52,10 +52,12 @@ Decision recover(const Desired& want, const Observed& seen) {
     case Server::warming:
       return wait_for_event(Why::server_starting);
     case Server::prepared:
+      if (seen.retry_in.count() > 0) return wait_at_most(Why::back_off, seen.retry_in);
       if (seen.recovery_begun) return act(Act::grant, Why::recovering);
       if (seen.still_held) return wait_for_release(seen, poke_release_after);
       return act(Act::begin_recovery, Why::recovering);
     case Server::granted:
+      if (seen.retry_in.count() > 0) return wait_at_most(Why::back_off, seen.retry_in);
       return act(Act::end_recovery, Why::recovering);
     // The kernel released the char device, so whoever we believe to serve has lost its queues.
     case Server::serving:
@@ -84,9 +86,11 @@ Decision start(const Observed& seen) {
     case Server::warming:
       return wait_for_event(Why::server_starting);
     case Server::prepared:
+      if (seen.retry_in.count() > 0) return wait_at_most(Why::back_off, seen.retry_in);
       return act(Act::grant, Why::starting);
     case Server::granted:
     case Server::serving:
+      if (seen.retry_in.count() > 0) return wait_at_most(Why::back_off, seen.retry_in);
       return act(Act::start_device, Why::starting);
   }
   return wait_for_event(Why::starting);
@@ -170,7 +174,10 @@ Decision decide_now(const Desired& want, const Observed& seen) {
         return act(Act::kill_server, Why::server_dying);
       return remove_diskless(seen, Why::starting);
     case Device::live:
-      if (seen.server == Server::granted) return act(Act::end_recovery, Why::recovering);
+      if (seen.server == Server::granted) {
+        if (seen.retry_in.count() > 0) return wait_at_most(Why::back_off, seen.retry_in);
+        return act(Act::end_recovery, Why::recovering);
+      }
       if (seen.server != Server::serving) return await_release(want, seen);
       if (!seen.recreate_wanted) return {Act::nothing, Why::converged, std::nullopt};
       if (!seen.mode_supported) return wait_for_event(Why::unsupported_by_kernel);

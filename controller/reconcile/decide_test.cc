@@ -342,6 +342,9 @@ TEST(DecideInvariantTest, BackOffHoldsEveryNewAttempt) {
       ASSERT_NE(act, Act::prepare_server);
       ASSERT_NE(act, Act::add_device);
       ASSERT_NE(act, Act::delete_device);
+      ASSERT_NE(act, Act::grant);
+      ASSERT_NE(act, Act::start_device);
+      ASSERT_NE(act, Act::end_recovery) << "one that fails without its server dying would spin";
     }
   });
 }

@@ -68,6 +68,9 @@ Result<void> Agent::open() {
   auto control = open_control_device();
   if (!control) return std::move(control).error();
   auto features = (*control)->features({limits::command_deadline, -1});
+  // Not knowing them would make every volume one of the oldest kernel's. ENOTSUP: before Linux 6.5.
+  if (!features && features.err() != EOPNOTSUPP && features.err() != EINVAL)
+    return std::move(features).error();
   auto hub = WatchHub::create();
   if (!hub) return std::move(hub).error();
   watches_ = std::move(*hub);
@@ -109,6 +112,10 @@ Result<void> Agent::adopt_last_life() {
   for (const auto& broken : loaded->broken)
     events_.record("", true, "StateBroken",
                    broken.path + " was moved aside: " + broken.error.to_string());
+  // Before any worker opens anything: what a volume had is its own, whoever asks first.
+  for (const auto& [name, backend] : store_->leased_backends()) backends_->reserve(name, backend);
+  for (const auto& record : loaded->volumes)
+    if (record.backend) backends_->reserve(record.volume.metadata.name, *record.backend);
   for (auto& record : loaded->volumes) add_worker(std::move(record));
   return {};
 }
@@ -147,7 +154,9 @@ Result<void> Agent::run(int stop_fd) {
   auto program = watches_->watch(
       options_.server_program.substr(0, slash), IN_CLOSE_WRITE | IN_MOVED_TO,
       [this, file = options_.server_program.substr(slash + 1)](uint32_t, const std::string& name) {
-        if (name == file) wake_all(true);
+        if (name != file) return;
+        pool_->drop_standbys();
+        wake_all(true);
       });
   if (program) program_watch_ = std::move(*program);
   if (options_.on_ready) options_.on_ready();
@@ -346,8 +355,11 @@ Result<std::vector<std::string>> Agent::apply(const std::string& manifest) {
       const std::scoped_lock workers(workers_mutex_);
       if (auto it = sources_.find(document.name); it != sources_.end()) file = it->second.file;
     }
-    if (auto written = folder_->write_manifest(document.name, text, file); !written)
-      return std::move(written).error();
+    if (auto written = folder_->write_manifest(document.name, text, file); !written) {
+      Error error = std::move(written).error();
+      if (!names.empty()) error.detail += "; applied before it: " + join(names, ", ");
+      return error;
+    }
     names.push_back(document.name);
   }
   return names;

@@ -4,6 +4,7 @@
 #include <linux/openat2.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 #include <utility>
 
 #include "common/base/strings.h"
+#include "node/backends/file/direct_io.h"
 
 namespace ublk_operator {
 
@@ -255,6 +257,16 @@ Result<UniqueFd> create_file(int pool, const Place& place, File& file) {
   return directory;
 }
 
+std::string no_space(const Place& place, uint64_t more) {
+  return "pool '" + place.pool + "' has no space for " + std::to_string(more) +
+         " bytes more: free some, or set spec.backend.file.provisioning to Thin";
+}
+
+std::string too_big(uint64_t bytes) {
+  return "its file system cannot hold a file of " + std::to_string(bytes) +
+         " bytes: lower spec.size, or use another pool";
+}
+
 Result<void> grow(int fd, uint64_t from, uint64_t to, Provisioning provisioning,
                   const Place& place) {
   int done = -1;
@@ -270,11 +282,9 @@ Result<void> grow(int fd, uint64_t from, uint64_t to, Provisioning provisioning,
           "its file system cannot allocate space ahead: set spec.backend.file.provisioning to "
           "Thin, or use another pool";
     else if (errno == ENOSPC || errno == EDQUOT)
-      detail = "pool '" + place.pool + "' has no space for " + std::to_string(to - from) +
-               " bytes more: free some, or set spec.backend.file.provisioning to Thin";
+      detail = no_space(place, to - from);
     else if (errno == EFBIG)
-      detail = "its file system cannot hold a file of " + std::to_string(to) +
-               " bytes: lower spec.size, or use another pool";
+      detail = too_big(to);
     return errno_error("allocate_backend", place.path(), detail);
   }
   if (::fsync(fd) < 0) return errno_error("fsync", place.path());
@@ -336,6 +346,10 @@ Result<OpenBackend> prepare(const VolumeSpec& spec, const FileBackendSpec& wante
     if (!direct) return direct.error();
     file.fd = std::move(direct).value();
   }
+  if (wanted.direct_io) {
+    auto aligned = check_direct_alignment(file.fd.get(), spec.logical_block_bytes, place.path());
+    if (!aligned) return aligned.error();
+  }
 
   OpenBackend backend;
   backend.config = {{"kind", "file"},
@@ -383,14 +397,23 @@ Result<OpenBackend> OpenBackend::duplicate() const {
 
 BackendStore::BackendStore(std::map<std::string, std::string> pools) : pools_(std::move(pools)) {}
 
-Result<bool> BackendStore::claim(const std::string& volume, const FileKey& key,
-                                 const std::string& path) {
+void BackendStore::reserve(const std::string& volume, const BackendIdentity& identity) {
   const std::lock_guard lock(mutex_);
+  reserved_[volume] = identity;
+}
+
+Result<bool> BackendStore::claim(const std::string& volume, const FileKey& key,
+                                 const BackendIdentity& identity, const std::string& path) {
+  const auto taken = [&path](const std::string& owner) {
+    return Error{EBUSY, "claim_backend", path,
+                 "the file belongs to volume '" + owner + "': give each volume a file of its own"};
+  };
+  const std::lock_guard lock(mutex_);
+  for (const auto& [owner, reserved] : reserved_)
+    if (owner != volume && same_file(reserved, identity)) return taken(owner);
   const auto [owner, added] = owners_.try_emplace(key, volume);
   if (added || owner->second == volume) return added;
-  return Error{
-      EBUSY, "claim_backend", path,
-      "the file belongs to volume '" + owner->second + "': give each volume a file of its own"};
+  return taken(owner->second);
 }
 
 void BackendStore::unclaim(const FileKey& key) {
@@ -400,6 +423,17 @@ void BackendStore::unclaim(const FileKey& key) {
 
 Result<OpenBackend> BackendStore::open(const std::string& volume, const VolumeSpec& spec,
                                        const std::optional<BackendIdentity>& known) {
+  return open_file_backend(volume, spec, known, false);
+}
+
+Result<OpenBackend> BackendStore::open_existing(const std::string& volume, const VolumeSpec& spec) {
+  return open_file_backend(volume, spec, std::nullopt, true);
+}
+
+Result<OpenBackend> BackendStore::open_file_backend(const std::string& volume,
+                                                    const VolumeSpec& spec,
+                                                    const std::optional<BackendIdentity>& known,
+                                                    bool must_exist) {
   const auto* wanted = std::get_if<FileBackendSpec>(&spec.backend);
   if (wanted == nullptr) return open_null(spec);
   auto place = locate(pools_, *wanted);
@@ -418,11 +452,12 @@ Result<OpenBackend> BackendStore::open(const std::string& volume, const VolumeSp
     }
     // Three times: another volume's open may make it, and a failure of that remove it again.
     if (opened.err() != ENOENT || attempt == 3) return opened.error();
-    if (known || spec.read_only)
+    if (known || must_exist || spec.read_only)
       return Error{ENOENT, "open_backend", place->path(),
-                   known ? "the volume's file is gone: put it back, or remove the volume and make "
-                           "it anew to start with an empty one"
-                         : "a read-only volume needs a file that is already there"};
+                   known || must_exist
+                       ? "the volume's file is gone: put it back, or remove the volume and make "
+                         "it anew to start with an empty one"
+                       : "a read-only volume needs a file that is already there"};
     auto directory = create_file(pool->get(), *place, file);
     if (directory)
       made_in = std::move(directory).value();
@@ -430,8 +465,18 @@ Result<OpenBackend> BackendStore::open(const std::string& volume, const VolumeSp
       return directory.error();
   }
 
+  auto found = identify(file, place->path());
+  if (!found) {
+    if (made_in.valid()) ::unlinkat(made_in.get(), place->parts.back().c_str(), 0);
+    return found.error();
+  }
+  if (must_exist && found->size_bytes < spec.size_bytes)
+    return Error{ESTALE, "open_backend", place->path(),
+                 "the file holds " + std::to_string(found->size_bytes) +
+                     " bytes, fewer than the device that is in use: it is not the one this volume "
+                     "had; put that one back"};
   const FileKey key{file.info.st_dev, file.info.st_ino};
-  auto claimed = claim(volume, key, place->path());
+  auto claimed = claim(volume, key, *found, place->path());
   {
     const std::scoped_lock lock(mutex_);
     if (!claimed)
@@ -452,8 +497,29 @@ Result<OpenBackend> BackendStore::open(const std::string& volume, const VolumeSp
   return backend;
 }
 
+Result<void> BackendStore::check_growth(const VolumeSpec& spec, const BackendIdentity& known) {
+  const auto* wanted = std::get_if<FileBackendSpec>(&spec.backend);
+  if (wanted == nullptr || spec.size_bytes <= known.size_bytes) return {};
+  auto place = locate(pools_, *wanted);
+  if (!place) return place.error();
+  const uint64_t more = spec.size_bytes - known.size_bytes;
+  struct statvfs space{};
+  if (::statvfs(place->directory().c_str(), &space) < 0)
+    return errno_error("statvfs", place->directory());
+  if (wanted->provisioning == Provisioning::thick &&
+      uint64_t{space.f_bavail} * space.f_frsize < more)
+    return Error{ENOSPC, "allocate_backend", place->path(), no_space(*place, more)};
+  // What the file system can hold at all is tried on a nameless file.
+  const UniqueFd beside(::open(place->directory().c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  if (beside.valid() && ::ftruncate(beside.get(), static_cast<off_t>(spec.size_bytes)) < 0 &&
+      errno == EFBIG)
+    return Error{EFBIG, "allocate_backend", place->path(), too_big(spec.size_bytes)};
+  return {};
+}
+
 void BackendStore::release(const std::string& volume) {
   const std::lock_guard lock(mutex_);
+  reserved_.erase(volume);
   std::erase_if(owners_, [&](const auto& entry) { return entry.second == volume; });
   std::erase_if(refused_, [&](const auto& entry) { return entry.second == volume; });
 }
@@ -503,7 +569,7 @@ Result<void> BackendStore::remove(const std::string& volume, const VolumeSpec& s
     return Error{ESTALE, "remove_backend", place->path(),
                  "another file lies there than the one this volume had, so it was not removed"};
   const FileKey key{file->info.st_dev, file->info.st_ino};
-  auto claimed = claim(volume, key, place->path());
+  auto claimed = claim(volume, key, *found, place->path());
   if (!claimed) return claimed.error();
   {
     // A volume that was renamed in its manifest is a removal and a new volume with the same file.

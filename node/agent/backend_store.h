@@ -54,7 +54,16 @@ class BackendStore {
   // belongs to `volume` until release(); the identity returned is the `known` of the next open.
   [[nodiscard]] Result<OpenBackend> open(const std::string& volume, const VolumeSpec& spec,
                                          const std::optional<BackendIdentity>& known);
+  // `must_exist`: a disk with this backend is in use although its identity is not known any more:
+  // nothing is made or grown then, and a file smaller than spec.size is another (ESTALE).
+  [[nodiscard]] Result<OpenBackend> open_existing(const std::string& volume,
+                                                  const VolumeSpec& spec);
+  // This file belongs to `volume` until release(), whoever asks for it first.
+  void reserve(const std::string& volume, const BackendIdentity& identity);
   void release(const std::string& volume);
+
+  // Could the volume's file be grown to spec.size? Nothing is changed. ENOSPC, EFBIG.
+  [[nodiscard]] Result<void> check_growth(const VolumeSpec& spec, const BackendIdentity& known);
 
   // reclaimPolicy Delete: removes the file if it still is `known`; a file that is gone is fine.
   [[nodiscard]] Result<void> remove(const std::string& volume, const VolumeSpec& spec,
@@ -67,12 +76,17 @@ class BackendStore {
   using FileKey = std::pair<uint64_t, uint64_t>;  // st_dev, st_ino: unique while this node is up
   // True: it was nobody's before. EBUSY: another volume's.
   [[nodiscard]] Result<bool> claim(const std::string& volume, const FileKey& key,
-                                   const std::string& path);
+                                   const BackendIdentity& identity, const std::string& path);
+  [[nodiscard]] Result<OpenBackend> open_file_backend(const std::string& volume,
+                                                      const VolumeSpec& spec,
+                                                      const std::optional<BackendIdentity>& known,
+                                                      bool must_exist);
   void unclaim(const FileKey& key);
 
   const std::map<std::string, std::string> pools_;
   std::mutex mutex_;  // guards owners_ alone: no system call is made under it
   std::map<FileKey, std::string> owners_;
+  std::map<std::string, BackendIdentity> reserved_;  // by volume
   // Who was refused a file that another volume has: a file that somebody wants is not removed.
   std::map<FileKey, std::string> refused_;
 };

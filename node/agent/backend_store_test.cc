@@ -203,6 +203,40 @@ TEST_F(BackendStoreTest, OneFileBelongsToOneVolumeUntilItIsReleased) {
   EXPECT_TRUE(store_->open("second", spec_of("a.img"), std::nullopt).ok());
 }
 
+TEST_F(BackendStoreTest, AFileReservedForItsVolumeIsNobodyElsesWhoeverComesFirst) {
+  const auto identity = store_->open("first", spec_of("a.img"), std::nullopt)->identity;
+  BackendStore next_life({{"default", pool()}});
+  next_life.reserve("first", *identity);
+  const auto second = next_life.open("second", spec_of("a.img"), std::nullopt);
+  ASSERT_EQ(second.err(), EBUSY);
+  EXPECT_NE(second.error().detail.find("'first'"), std::string::npos);
+  EXPECT_EQ(next_life.remove("second", spec_of("a.img"), *identity).err(), EBUSY);
+  EXPECT_TRUE(next_life.open("first", spec_of("a.img"), identity).ok());
+  next_life.release("first");
+  EXPECT_TRUE(next_life.open("second", spec_of("a.img"), std::nullopt).ok());
+}
+
+TEST_F(BackendStoreTest, WithoutAnIdentityAFileInUseIsNeverMadeOrGrown) {
+  EXPECT_EQ(store_->open_existing("a", spec_of("a.img")).err(), ENOENT);
+  EXPECT_FALSE(std::filesystem::exists(in_pool("a.img")));
+  write("a.img", "short");
+  EXPECT_EQ(store_->open_existing("a", spec_of("a.img")).err(), ESTALE);
+  EXPECT_EQ(size_of(in_pool("a.img")), 5U);
+  std::filesystem::resize_file(in_pool("a.img"), mib);
+  EXPECT_TRUE(store_->open_existing("a", spec_of("a.img")).ok());
+}
+
+TEST_F(BackendStoreTest, WhetherAFileCouldGrowIsAskedWithoutGrowingIt) {
+  const auto identity = store_->open("a", spec_of("a.img"), std::nullopt)->identity;
+  VolumeSpec larger = spec_of("a.img", 2 * mib);
+  EXPECT_TRUE(store_->check_growth(larger, *identity).ok());
+  file_of(larger).provisioning = Provisioning::thick;
+  EXPECT_TRUE(store_->check_growth(larger, *identity).ok());
+  larger.size_bytes = uint64_t{1} << 60;
+  EXPECT_EQ(store_->check_growth(larger, *identity).err(), ENOSPC);
+  EXPECT_EQ(size_of(in_pool("a.img")), mib);
+}
+
 TEST_F(BackendStoreTest, AKnownFileIsFoundAgain) {
   const auto first = store_->open("a", spec_of("a.img"), std::nullopt);
   ASSERT_TRUE(first.ok());

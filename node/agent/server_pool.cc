@@ -1,6 +1,7 @@
 #include "node/agent/server_pool.h"
 
 #include <poll.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
@@ -30,6 +31,22 @@ constexpr auto describe_timeout = 1s;
 // A larger one is made for its volume when needed: standbys are locked memory that nobody uses yet.
 constexpr uint64_t standby_arena_bytes_max = 64 << 20;
 constexpr size_t exits_kept_max = 4 * limits::volumes_max;
+
+// A server's own memory beyond its buffers, and the page cache of a file without direct I/O. One that
+// leaks is killed, and recovered, before it takes the node's.
+constexpr uint64_t memory_beyond_arena = 1 << 30;
+SpawnRequest request_for(const std::string& program, uint64_t arena_bytes) {
+  return {program, arena_bytes, arena_bytes + memory_beyond_arena};
+}
+
+// Is the process's program the file that lies at `program` now?
+bool runs(pid_t pid, const std::string& program) {
+  struct stat running{};
+  struct stat there{};
+  const std::string exe = "/proc/" + std::to_string(pid) + "/exe";
+  return ::stat(exe.c_str(), &running) == 0 && ::stat(program.c_str(), &there) == 0 &&
+         running.st_dev == there.st_dev && running.st_ino == there.st_ino;
+}
 
 }  // namespace
 
@@ -81,7 +98,7 @@ Result<SpawnedServer> ServerPool::acquire(uint64_t arena_bytes) {
   }
   if (!client)
     return Error{ENOTCONN, "spawn", options_.spawner_socket, "no spawner answers at the moment"};
-  auto server = client->spawn(SpawnRequest{options_.server_program, arena_bytes, 0}, spawn_timeout);
+  auto server = client->spawn(request_for(options_.server_program, arena_bytes), spawn_timeout);
   if (server) {
     const std::scoped_lock lock(mutex_);
     handed_out_.insert(server->info.pid);
@@ -116,6 +133,16 @@ void ServerPool::refill() {
     const std::scoped_lock lock(mutex_);
     refill_wanted_ = true;
     spawn_not_before_ = std::max(spawn_not_before_, Clock::now() + refill_after);
+  }
+  wake_.signal();
+}
+
+void ServerPool::drop_standbys() {
+  {
+    const std::scoped_lock lock(mutex_);
+    for (const auto& standby : standbys_) (void)standby.pidfd.kill(SIGKILL);
+    standbys_.clear();
+    refill_wanted_ = true;
   }
   wake_.signal();
 }
@@ -170,7 +197,9 @@ void ServerPool::connect_locked(std::unique_lock<std::mutex>& lock) {
   client_ = std::move(*client);
   for (auto& server : *servers) {
     if (handed_out_.contains(server.info.pid)) continue;  // a worker of ours has it
-    if (server.info.volume.empty())
+    if (server.info.volume.empty() && !runs(server.info.pid, options_.server_program))
+      (void)server.pidfd.kill(SIGKILL);  // of a program that was replaced since
+    else if (server.info.volume.empty())
       standbys_.push_back(std::move(server));
     else
       adoptable_.insert_or_assign(server.info.volume, std::move(server));
@@ -204,7 +233,7 @@ void ServerPool::fill_standbys(std::unique_lock<std::mutex>& lock) {
   if (arena_bytes_ == 0) return;
   while (standbys_.size() < options_.standby_count) {
     const auto client = client_;
-    const SpawnRequest request{options_.server_program, arena_bytes_, 0};
+    const SpawnRequest request = request_for(options_.server_program, arena_bytes_);
     lock.unlock();
     auto server = client->spawn(request, spawn_timeout);
     lock.lock();

@@ -52,6 +52,8 @@ class ServerPool {
   void note_arena(uint64_t arena_bytes);
   // A volume that needed a server is served again: now is a good time to warm the next one.
   void refill();
+  // The server program was replaced: standbys of the old one serve nobody.
+  void drop_standbys();
   // How a server ended, if the spawner said so (it may say so a little later).
   [[nodiscard]] std::optional<ExitNotice> exit_of(pid_t pid);
   [[nodiscard]] bool connected() const;

@@ -80,20 +80,27 @@ std::string text_of(const json& value) {
   return value.dump(1, ' ', false, json::error_handler_t::replace) + "\n";
 }
 
+json encode(const std::optional<BackendIdentity>& backend) {
+  if (!backend) return {};
+  return {{"device", backend->device},
+          {"inode", backend->inode},
+          {"birthNs", backend->birth_ns},
+          {"sizeBytes", backend->size_bytes}};
+}
+
+BackendIdentity decode_backend(const json& backend) {
+  return {unsigned_at(backend, "device"), unsigned_at(backend, "inode"),
+          unsigned_at(backend, "birthNs"), unsigned_at(backend, "sizeBytes")};
+}
+
 json encode(const VolumeRecord& record) {
   Volume volume = record.volume;
   volume.status = {};
-  json backend;
-  if (record.backend)
-    backend = {{"device", record.backend->device},
-               {"inode", record.backend->inode},
-               {"birthNs", record.backend->birth_ns},
-               {"sizeBytes", record.backend->size_bytes}};
   return {{"version", record_version},
           {"volume", to_json(volume)},
           {"source",
            {{"file", record.source.file}, {"directoryIdentity", record.source.directory_identity}}},
-          {"backend", std::move(backend)},
+          {"backend", encode(record.backend)},
           {"removing", record.removing},
           {"stopped", record.stopped},
           {"paused", record.paused},
@@ -117,9 +124,7 @@ Result<VolumeRecord> decode_record(const std::string& text, const std::string& p
     record.source.file = source.at("file").get<std::string>();
     record.source.directory_identity = source.at("directoryIdentity").get<std::string>();
     if (const json& backend = parsed->at("backend"); !backend.is_null())
-      record.backend =
-          BackendIdentity{unsigned_at(backend, "device"), unsigned_at(backend, "inode"),
-                          unsigned_at(backend, "birthNs"), unsigned_at(backend, "sizeBytes")};
+      record.backend = decode_backend(backend);
     record.removing = parsed->at("removing").get<bool>();
     record.stopped = parsed->at("stopped").get<bool>();
     record.paused = parsed->at("paused").get<bool>();
@@ -146,7 +151,8 @@ json encode(const std::string& name, const Lease& lease) {
           {"recoveryBegun", lease.recovery_begun},
           {"holderPid", lease.holder_pid > 0 ? json(lease.holder_pid) : json()},
           {"holderStartTicks", lease.holder_start_ticks},
-          {"madeFrom", to_json(shape)}};
+          {"madeFrom", to_json(shape)},
+          {"backend", encode(lease.backend)}};
 }
 
 Result<Lease> decode_lease(const std::string& text, const std::string& path,
@@ -177,6 +183,9 @@ Result<Lease> decode_lease(const std::string& text, const std::string& path,
     if (shape->metadata.name != name)
       return malformed(path, "is of volume '" + shape->metadata.name + "'");
     lease.device_spec = shape->spec;
+    if (const auto backend = parsed->find("backend");
+        backend != parsed->end() && !backend->is_null())
+      lease.backend = decode_backend(*backend);
     return lease;
   } catch (const std::exception& problem) {
     return malformed(path, problem.what());
@@ -303,6 +312,24 @@ Result<void> StateStore::erase(const std::string& name) {
   // name.
   if (auto erased = erase_lease(name); !erased) return erased;
   return remove_file_durably(record_path(name));
+}
+
+std::map<std::string, BackendIdentity> StateStore::leased_backends() {
+  std::map<std::string, BackendIdentity> backends;
+  std::error_code failed;
+  for (std::filesystem::directory_iterator entry(run_dir_ + "/leases", failed), end;
+       !failed && entry != end; entry.increment(failed)) {
+    if (entry->path().extension() != ".json") continue;
+    auto text = read_file(entry->path().string(), file_bytes_max);
+    if (!text) continue;
+    const json lease = json::parse(*text, nullptr, false);
+    const json::json_pointer name("/madeFrom/metadata/name");
+    if (!lease.is_object() || !lease.contains(name) || !lease[name].is_string()) continue;
+    const auto volume = lease[name].get<std::string>();
+    if (auto known = load_lease(volume); known && known->backend)
+      backends.emplace(volume, *known->backend);
+  }
+  return backends;
 }
 
 std::optional<Lease> StateStore::load_lease(const std::string& name) {

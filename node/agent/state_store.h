@@ -14,6 +14,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -58,11 +59,12 @@ struct VolumeRecord {
   friend bool operator==(const VolumeRecord&, const VolumeRecord&) = default;
 };
 
-// Steps of a lease, each written before it is done. Repeating a step is safe.
+// Steps of a lease. What lets a server near the backend (granted) is written before it is done; what
+// only keeps servers away (fencing, released) is found anew by asking the kernel, and may be missing.
 enum class LeaseStep {
   none,      // no server was let near the device
   fencing,   // the holder is dead or being killed
-  released,  // START_USER_RECOVERY is being asked (6.12: must not be repeated once it succeeded)
+  released,  // START_USER_RECOVERY succeeded (6.12, where it must not be repeated: written then)
   granted,   // a server may open ublkcN and reach the backend
   serving,
 };
@@ -74,8 +76,9 @@ struct Lease {
   LeaseStep step = LeaseStep::none;
   bool recovery_begun = false;  // START_USER_RECOVERY succeeded since the last release
   pid_t holder_pid = -1;
-  uint64_t holder_start_ticks = 0;  // with the boot, the holder's identity
-  VolumeSpec device_spec;           // the spec the device was made from
+  uint64_t holder_start_ticks = 0;         // with the boot, the holder's identity
+  VolumeSpec device_spec;                  // the spec the device was made from
+  std::optional<BackendIdentity> backend;  // what its servers were given, should the record be lost
   friend bool operator==(const Lease&, const Lease&) = default;
 };
 
@@ -105,6 +108,8 @@ class StateStore {
   [[nodiscard]] Result<void> save(const VolumeRecord& record);
   [[nodiscard]] Result<void> erase(const std::string& name);  // lease and record
 
+  // What the devices of the last life have as backends, by volume, whether or not there is a record.
+  [[nodiscard]] std::map<std::string, BackendIdentity> leased_backends();
   // nullopt: there is none (or it was unreadable and moved aside).
   [[nodiscard]] std::optional<Lease> load_lease(const std::string& name);
   [[nodiscard]] Result<void> save_lease(const std::string& name, const Lease& lease);

@@ -78,6 +78,7 @@ void VolumeWorker::add_device() {
   lease_.recovery_begun = false;
   lease_.holder_pid = -1;
   lease_.device_spec = record_.volume.spec;
+  lease_.backend = backend_->identity;
   save_lease();
   Geometry geometry = request.geometry;
   geometry.queues = added->queues;
@@ -133,11 +134,13 @@ void VolumeWorker::prepare_server() {
 // The driver decides it when the device is added.
 void VolumeWorker::read_affinity() {
   if (queue_cpus_.size() == geometry_->queues) return;
-  queue_cpus_.clear();
+  std::vector<std::vector<unsigned>> all;
   for (uint16_t queue = 0; queue < geometry_->queues; ++queue) {
     auto cpus = control_->queue_affinity(device_->id, queue, {limits::command_deadline, -1});
-    queue_cpus_.push_back(cpus ? *cpus : std::vector<unsigned>{});
+    if (!cpus) return;  // without it the server runs where it likes; asked again for the next
+    all.push_back(std::move(*cpus));
   }
+  queue_cpus_ = std::move(all);
 }
 
 void VolumeWorker::process_channel() {
@@ -262,22 +265,32 @@ void VolumeWorker::start_device() {
   auto started =
       control_->start(device_->id, server_->pidfd.pid(), {limits::serve_deadline, cancel->get()});
   if (started) {
-    // 6.12 notices a server that died with every tag in its hands only when a request times out
-    // (ublk_timeout).
-    if ((context_.kernel_features & flags::user_recovery_fail_io) == 0) {
-      const std::string path =
-          "/sys/block/ublkb" + std::to_string(device_->id) + "/queue/io_timeout";
-      const UniqueFd timeout(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
-      if (timeout.valid())
-        (void)write_all(timeout.get(), std::to_string(limits::legacy_request_timeout.count()),
-                        path);
-    }
+    set_up_disk();
     return serving(false);
   }
-  if (exiting_) return;                 // the next agent goes on from here
-  if (started.err() == EEXIST) return;  // it is LIVE after all: observe again
+  if (exiting_) return;  // the next agent goes on from here
+  if (started.err() == EEXIST) {
+    set_up_disk();  // it is LIVE after all: observe again
+    return;
+  }
   process_channel();
   if (!server_->pidfd.exited()) replace_server_process("StartFailed", started.error());
+}
+
+// What a disk needs once it is there. An agent may die before it is done, so the next one that finds
+// the disk does it again.
+void VolumeWorker::set_up_disk() {
+  // 6.12 notices a server that died with every tag in its hands only when a request times out
+  // (ublk_timeout).
+  if ((context_.kernel_features & flags::user_recovery_fail_io) == 0) {
+    const std::string path = "/sys/block/ublkb" + std::to_string(device_->id) + "/queue/io_timeout";
+    const UniqueFd timeout(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+    if (timeout.valid())
+      (void)write_all(timeout.get(), std::to_string(limits::legacy_request_timeout.count()), path);
+  }
+  if (spec_unknown_) return;
+  const auto access = apply_access(context_.paths, device_->id, record_.volume.spec.device);
+  if (!access) event(true, "DeviceAccess", access.error().to_string());
 }
 
 void VolumeWorker::begin_recovery() {
@@ -348,8 +361,6 @@ void VolumeWorker::serving(bool recovered) {
   const auto linked = link_device(context_.paths, name_, device_->id);
   if (!linked) event(true, "LinkFailed", linked.error().to_string());
   if (!recovered) {
-    const auto access = apply_access(context_.paths, device_->id, record_.volume.spec.device);
-    if (!access) event(true, "DeviceAccess", access.error().to_string());
     watch_device();
     event(
         false, "Started",

@@ -150,7 +150,8 @@ void VolumeWorker::run() {
     const Decision decision = reconcile::decide(desired(), observed());
     // Applications wait for what these two do, and it ends within a moment: what is published then
     // says it.
-    const bool urgent = decision.act == Act::begin_recovery || decision.act == Act::grant;
+    const bool urgent =
+        (decision.act == Act::begin_recovery || decision.act == Act::grant) && !last_error_;
     if (!urgent) publish_status(decision);
     if (decision.act == Act::nothing || decision.act == Act::wait)
       wait_for_events(decision.recheck);
@@ -231,7 +232,9 @@ void VolumeWorker::take_mail() {
 void VolumeWorker::accept(Volume wanted, SourceIdentity source) {
   const bool is_new = record_.volume.spec.size_bytes == 0;
   if (!is_new) {
-    auto problems = validate_update(record_.volume, wanted, source.file);
+    Volume present = record_.volume;
+    present.spec.size_bytes = present_size();
+    auto problems = validate_update(present, wanted, source.file);
     if (!problems.empty()) {
       if (problems_.empty() || problems.front().to_string() != problems_.front().to_string())
         event(true, "SpecRefused", problems.front().to_string());
@@ -270,6 +273,12 @@ void VolumeWorker::accept(Volume wanted, SourceIdentity source) {
     save_lease();
   }
   if (!is_new) apply_live_changes(before);
+}
+
+// What there is of the volume; a size that was only asked for may be taken back.
+uint64_t VolumeWorker::present_size() const {
+  return std::max(device_ ? lease_.device_spec.size_bytes : 0,
+                  record_.backend ? record_.backend->size_bytes : 0);
 }
 
 void VolumeWorker::apply_live_changes(const VolumeSpec& before) {
@@ -489,7 +498,10 @@ void VolumeWorker::observe_backend() {
     return;
   }
   if (!backend_) {
-    auto opened = context_.backends.open(name_, spec, record_.backend);
+    // A disk that somebody may use was made of a file: never of a new one.
+    const bool blind = !record_.backend && device_ && device_->state != DeviceState::dead;
+    auto opened = blind ? context_.backends.open_existing(name_, spec)
+                        : context_.backends.open(name_, spec, record_.backend);
     if (!opened) {
       if (!backend_error_ || backend_error_->to_string() != opened.error().to_string())
         event(true, "BackendUnavailable", opened.error().to_string());
@@ -505,6 +517,10 @@ void VolumeWorker::observe_backend() {
       record_.backend = backend_->identity;  // known before any server can reach it
       save_record();
     }
+    if (device_ && lease_.backend != backend_->identity) {
+      lease_.backend = backend_->identity;
+      save_lease();
+    }
     watch_backend();
     return;
   }
@@ -518,16 +534,20 @@ void VolumeWorker::observe_backend() {
 
 // Whether a new device could be served as the spec asks, before the old one is given up for it.
 void VolumeWorker::observe_next_backend() {
+  if (!recreate_wanted()) return next_backend_error_.reset();
   VolumeSpec next = record_.volume.spec;
-  next.size_bytes = effective_spec().size_bytes;  // growing the file is left to its device
-  if (!recreate_wanted() || opened_alike(next, effective_spec())) return next_backend_error_.reset();
-  auto opened = context_.backends.open(name_, next, record_.backend);
-  if (opened) return next_backend_error_.reset();
-  if (!next_backend_error_ || next_backend_error_->to_string() != opened.error().to_string())
+  Result<void> possible;
+  if (record_.backend) possible = context_.backends.check_growth(next, *record_.backend);
+  next.size_bytes = effective_spec().size_bytes;  // it is grown when its device is made
+  if (possible && !opened_alike(next, effective_spec()))
+    if (auto opened = context_.backends.open(name_, next, record_.backend); !opened)
+      possible = opened.error();
+  if (possible) return next_backend_error_.reset();
+  if (!next_backend_error_ || next_backend_error_->to_string() != possible.error().to_string())
     event(true, "BackendUnavailable",
           "the spec asks for a new device, which could not be served; the old one goes on: " +
-              opened.error().to_string());
-  next_backend_error_ = opened.error();
+              possible.error().to_string());
+  next_backend_error_ = possible.error();
 }
 
 void VolumeWorker::watch_backend() {
@@ -637,6 +657,11 @@ bool VolumeWorker::adopt() {
   auto server = context_.pool.adopt(name_);
   if (stored) lease_ = *stored;
   lease_.generation = std::max(lease_.generation, record_.lease_generation);
+  if (!record_.backend && lease_.backend) {
+    record_.backend =
+        lease_.backend;  // the record is lost; what the device has is known all the same
+    save_record();
+  }
   if (!device_) {
     if (server) (void)server->pidfd.kill(SIGKILL);  // its device is gone, so it serves nobody
     reset_device();
@@ -675,6 +700,9 @@ bool VolumeWorker::adopt() {
   } else {
     lost_at_ = Clock::now();
     lost_how_ = "ended while no agent was running";
+    // It may have been granted and have done I/O: where it can be asked, the kernel says when that
+    // has ended.
+    if (!recovery_needs_start_once()) lease_.recovery_begun = false;
     auto ticks = process_start_ticks(lease_.holder_pid);
     old_holder_alive_ = lease_.holder_pid > 0 && ticks && lease_.holder_start_ticks != 0 &&
                         *ticks == lease_.holder_start_ticks;
@@ -698,10 +726,12 @@ void VolumeWorker::take_over(SpawnedServer server) {
     serving_since_ = Clock::now();
     lease_.step = LeaseStep::serving;
     forget_loss();
-  } else if (!lost_at_) {
+  } else if (!lost_at_ && device_->state != DeviceState::dead) {
     lost_at_ = Clock::now();
+    lost_how_ = "ended while no agent was running";
   }
   save_lease();
+  if (live) set_up_disk();
   event(false, "ServerAdopted",
         "process " + std::to_string(server_->pidfd.pid()) +
             (live ? " went on serving " : " is about to serve ") + object_name(device_->id));

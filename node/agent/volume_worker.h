@@ -149,6 +149,7 @@ class VolumeWorker {
   void disk_gone();
   void failed(const std::string& reason, const Error& error);
   void read_affinity();
+  void set_up_disk();
   void save_record();
   void save_lease();
   void watch_device();
@@ -161,6 +162,7 @@ class VolumeWorker {
   [[nodiscard]] Geometry wanted_geometry(const OpenBackend& backend) const;
   [[nodiscard]] const VolumeSpec& effective_spec() const;
   [[nodiscard]] bool recreate_wanted() const;
+  [[nodiscard]] uint64_t present_size() const;
   [[nodiscard]] RecoveryMode device_mode() const;
   [[nodiscard]] bool recoverable() const { return device_mode() != RecoveryMode::none; }
   [[nodiscard]] std::chrono::milliseconds without_server() const;
@@ -196,7 +198,7 @@ class VolumeWorker {
   bool adopted_ = false;
   bool spec_unknown_ = false;  // a device was found, but neither its lease nor its record
   std::optional<DeviceInfo> device_;
-  std::optional<Geometry> geometry_;  // of the device
+  std::optional<Geometry> geometry_;               // of the device
   std::vector<std::vector<unsigned>> queue_cpus_;  // of the device, by queue; empty: not asked yet
   Lease lease_;
   bool still_held_ = false;
@@ -230,7 +232,7 @@ class VolumeWorker {
   std::optional<OpenBackend> backend_;
   VolumeSpec backend_spec_;  // what backend_ was opened for
   std::optional<Error> backend_error_;
-  std::optional<Error> backend_moved_;  // removed or replaced while it is served
+  std::optional<Error> backend_moved_;       // removed or replaced while it is served
   std::optional<Error> next_backend_error_;  // of the device that the spec asks for
   std::optional<Error> unsupported_;
   std::optional<Error> last_error_;

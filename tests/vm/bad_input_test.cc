@@ -323,6 +323,17 @@ TEST_F(BadInputTest, OfTwoVolumesOnOneFileTheSecondIsRefused) {
     EXPECT_FALSE(node_.get(name).status.device_id);
   }
   expect_serves_its_data("vol");
+  // Whoever asks first after a restart: "second" comes before "vol".
+  node_.kill_agent();
+  node_.start_agent();
+  ASSERT_TRUE(node_.wait_ready("vol"));
+  for (const auto& name : {"second", "third"}) {
+    EXPECT_TRUE(wait_says(name, "BackendHealthy", "False", {"EBUSY", "volume 'vol'"}));
+    EXPECT_FALSE(node_.get(name).status.device_id);
+  }
+  node_.kill_server("vol");
+  ASSERT_TRUE(node_.wait_recovered("vol", 0));
+  expect_serves_its_data("vol");
   // Its refusal is no claim: removing the second with Delete takes nothing away from the first.
   node_.apply({.name = "second",
                .size = "16Mi",
@@ -394,6 +405,39 @@ TEST_F(BadInputTest, AFullPoolIsSaidOfThickAndFailsOnlyTheWritesOfThin) {
   EXPECT_EQ(disk.write_range(known_blocks, 4096, 4), 0);
   EXPECT_EQ(disk.verify_range(known_blocks, 4096, 4), 0);
   EXPECT_EQ(node_.server_pid("full"), server);
+}
+
+TEST_F(BadInputTest, ASizeThatCannotBeMadeCostsNothingAndCanBeTakenBack) {
+  small_.mount("16m");
+  const std::string thick = "vol.img\n      pool: small\n      provisioning: Thick";
+  make_volume({.size = "4Mi", .path = thick});
+  const pid_t server = node_.server_pid("vol");
+  node_.apply({.size = "32Mi", .path = thick});
+  ASSERT_TRUE(wait_says("vol", "NeedsRecreate", "True", {"ENOSPC", "pool 'small'"}));
+  EXPECT_EQ(node_.server_pid("vol"), server);
+  expect_serves_its_data("vol");
+  node_.apply({.size = "4Mi", .path = thick});
+  ASSERT_TRUE(node_.wait_condition("vol", "NeedsRecreate", "False"));
+  EXPECT_TRUE(node_.wait_condition("vol", "SpecValid", "True"));
+  EXPECT_EQ(node_.server_pid("vol"), server);
+}
+
+TEST_F(BadInputTest, ALostStateFolderCostsNoData) {
+  make_volume({.size = "16Mi"});
+  node_.kill_agent();
+  fs::remove_all(node_.dir("state"));
+  // Meanwhile somebody moved the file away: a new empty one must not take its place.
+  fs::rename(node_.pool() + "/vol.img", node_.pool() + "/moved.img");
+  node_.start_agent();
+  ASSERT_TRUE(wait_says("vol", "BackendHealthy", "False", {"ENOENT"}));
+  EXPECT_EQ(node_.kernel_state("vol"), "LIVE");
+  EXPECT_FALSE(fs::exists(node_.pool() + "/vol.img"));
+  fs::rename(node_.pool() + "/moved.img", node_.pool() + "/vol.img");
+  ASSERT_TRUE(node_.wait_condition("vol", "BackendHealthy", "True"));
+  const uint64_t before = node_.get("vol").status.recovery_count;
+  node_.kill_server("vol");
+  ASSERT_TRUE(node_.wait_recovered("vol", before));
+  expect_serves_its_data("vol");
 }
 
 // --- a file changed under a live volume ----------------------------------------------------------

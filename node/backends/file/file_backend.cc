@@ -10,6 +10,7 @@
 
 #include "nlohmann/json.hpp"
 #include "node/backends/config.h"
+#include "node/backends/file/direct_io.h"
 
 namespace ublk_operator {
 namespace {
@@ -186,38 +187,6 @@ Error unfit(const FileOptions& options, std::string detail) {
   return Error{EINVAL, "open_backend", options.path, std::move(detail)};
 }
 
-// Whether direct I/O in units of the volume's logical block works. Where the file system does not
-// say (statx without STATX_DIOALIGN), reading one block at an offset of one block is the proof.
-Result<void> check_direct_alignment(int fd, const FileOptions& options) {
-  const auto too_small = [&](const std::string& needed) {
-    return unfit(options, "direct I/O on this file needs blocks of " + needed +
-                              ", the volume's logical blocks are " +
-                              std::to_string(options.logical_block_bytes) +
-                              " bytes: set logicalBlockSize, or directIO: false");
-  };
-  struct statx info{};
-  if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &info) == 0 &&
-      (info.stx_mask & STATX_DIOALIGN) != 0) {
-    if (info.stx_dio_offset_align == 0)
-      return unfit(options,
-                   "the file system cannot do direct I/O on this file: set directIO: false");
-    if (info.stx_dio_offset_align > options.logical_block_bytes)
-      return too_small(std::to_string(info.stx_dio_offset_align) + " bytes");
-    return {};
-  }
-  const size_t page_bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  void* page =
-      mmap(nullptr, page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (page == MAP_FAILED) return errno_error("mmap", options.path);
-  const ssize_t got =
-      pread(fd, page, options.logical_block_bytes, static_cast<off_t>(options.logical_block_bytes));
-  const int err = errno;
-  munmap(page, page_bytes);
-  if (got >= 0) return {};
-  if (err == EINVAL) return too_small("4096 bytes");
-  return Error{err, "open_backend", options.path, "a direct read of one block failed"};
-}
-
 }  // namespace
 
 Result<std::unique_ptr<Backend>> make_file_backend(const nlohmann::json& config,
@@ -248,7 +217,8 @@ Result<std::unique_ptr<Backend>> make_file_backend(const nlohmann::json& config,
     return unfit(options, options.direct ? "the file was opened without O_DIRECT"
                                          : "the file was opened with O_DIRECT");
   if (options.direct) {
-    if (auto fits = check_direct_alignment(fd.get(), options); !fits)
+    if (auto fits = check_direct_alignment(fd.get(), options.logical_block_bytes, options.path);
+        !fits)
       return std::move(fits).error();
   }
   return std::unique_ptr<Backend>(std::make_unique<FileBackend>(std::move(fd), std::move(options)));
