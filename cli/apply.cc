@@ -33,7 +33,7 @@ ExitCode apply_manifests(const Session& session, const ApplyOptions& options) {
   for (const ManifestFile& file : *files) {
     const auto names = session.service.apply(file.text);
     if (!names) {
-      // Each file is all or nothing; those before it, which were reported, hold.
+      // What was applied before, which was reported or which the error names, holds.
       Error error = names.error();
       if (error.err != ENOTCONN) error.object += " (" + file.path + ")";
       return session.fail(error);

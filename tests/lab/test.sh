@@ -66,7 +66,7 @@ stage_lint() {
 
 # unit_stage PRESET LIMIT: the unit tests of that build, two at a time.
 unit_stage() {
-  local preset=$1 limit=$2 programs names start
+  local preset=$1 limit=$2 programs start
   out=$RESULTS/$stage
   rm -rf "$out"; mkdir -p "$out"
   if [[ $preset != release ]]; then
@@ -138,6 +138,15 @@ stage_systemd() {
   rm -rf "$disk" "$out/root" "$out/FirstDay/install.tar"
 }
 
+# cold_seconds STAGE SECONDS: what the stage took when nothing of it was in the cache, kept with the
+# cache; nothing when this was that time.
+cold_seconds() {
+  local file=$CACHE_ROOT/times/$1
+  if [[ -s $file ]]; then cat "$file"; return; fi
+  mkdir -p "${file%/*}"
+  printf '%s\n' "$2" >"$file"
+}
+
 # skip_stage REASON: listed at the end, not counted as a test.
 skip_stage() { SKIPS+=("stage $stage: $1"); note="skipped: $1"; }
 
@@ -161,7 +170,9 @@ for stage in "${wanted[@]}"; do
     "stage_$stage" || [[ $stage != build ]] || build_broken=1
   fi
   IFS=/ read -r p f s <<<"$before"
-  printf '== %s: %s s, %d passed, %d failed, %d skipped%s\n' "$stage" "$(seconds "$start")" \
+  took=$(seconds "$start")
+  cold=$(cold_seconds "$stage" "$took")
+  printf '== %s: %s s%s, %d passed, %d failed, %d skipped%s\n' "$stage" "$took" "${cold:+ (the first time here: $cold s)}" \
     $((PASSED - p)) $((FAILED - f)) $((SKIPPED - s)) "${note:+ ($note)}"
 done
 printf '\nAll stages: %s s\n' "$(seconds "$begin")"
