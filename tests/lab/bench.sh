@@ -13,7 +13,7 @@ else
   [[ -f ${scripts[0]} ]] || fail 64 "there are no benchmarks in tests/bench"
 fi
 install_missing "${BUILD_PACKAGES[@]}"
-step "building" build_preset release
+step "building" build_preset release "${PROGRAMS[@]}"
 kublk=$("$LAB_DIR/kublk.sh" kublk)      # the kernel's own ublk server, to compare with
 status=0
 for script in "${scripts[@]}"; do

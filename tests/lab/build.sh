@@ -20,6 +20,10 @@ configure_preset() {
 # build_preset PRESET [TARGET...]
 build_preset() { configure_preset "$1" && ninja -C "$REPO/build/$1" "${@:2}"; }
 
+# What people run, without the tests: all that the demo and the benchmarks need.
+# shellcheck disable=SC2034  # used by those who source this
+PROGRAMS=(ublk-node ublk-server ublkctl ublk-witness)
+
 # test_programs PRESET ROOM: paths (relative to the build folder) of the test programs of unit or vm.
 # Asked of ninja, so that a program whose source is gone is not run from an old build.
 test_programs() {

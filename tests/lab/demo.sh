@@ -5,5 +5,5 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/build.sh"
 . "$LAB_DIR/place.sh"
 install_missing "${BUILD_PACKAGES[@]}"
-step "building" build_preset release
+step "building" build_preset release "${PROGRAMS[@]}"
 run_where_ublk_is -- "$REPO/tests/demo.sh" "$@"
