@@ -39,7 +39,10 @@ constexpr int status_ok = 200;
 // Where a body goes, as it comes: bounded, and cut into lines if somebody wants them.
 class BodySink : public std::streambuf {
  public:
-  explicit BodySink(const std::function<bool(std::string_view)>* on_line) : on_line_(on_line) {}
+  // `give_up`: ends the request. A stream that takes no more bytes does not: the library would go on
+  // to wait for its timeout.
+  BodySink(const std::function<bool(std::string_view)>* on_line, std::function<void()> give_up)
+      : on_line_(on_line), give_up_(std::move(give_up)) {}
   void lines_wanted(bool wanted) {
     const std::scoped_lock lock(mutex_);
     lines_ = wanted && on_line_ != nullptr;
@@ -66,7 +69,9 @@ class BodySink : public std::streambuf {
         !decided_ || !lines_ ? kept_.size() <= Transport::body_bytes_max : take_lines();
     if (kept_.size() > (lines_ ? Transport::line_bytes_max : Transport::body_bytes_max))
       too_large_ = true;
-    return good && !too_large_ ? count : 0;
+    if (good && !too_large_) return count;
+    give_up_();
+    return 0;
   }
   int_type overflow(int_type c) override {
     const char one = traits_type::to_char_type(c);
@@ -86,12 +91,29 @@ class BodySink : public std::streambuf {
   }
 
   const std::function<bool(std::string_view)>* on_line_;
+  const std::function<void()> give_up_;
   std::mutex mutex_;
   std::string kept_;
   bool decided_ = false;  // until the status is known, what comes is kept
   bool lines_ = false;
   bool refused_ = false;
   bool too_large_ = false;
+};
+
+// While it lives, `cancel` ends `other` too. (A linked source of the library would leave something
+// behind in a Cancel for each call.)
+class LinkedCancel {
+ public:
+  LinkedCancel(const Cancel& cancel, const pplx::cancellation_token_source& other)
+      : token_(cancel.source().tokens.get_token()),
+        registration_(token_.register_callback([other] { other.cancel(); })) {}
+  ~LinkedCancel() { token_.deregister_callback(registration_); }
+  LinkedCancel(const LinkedCancel&) = delete;
+  LinkedCancel& operator=(const LinkedCancel&) = delete;
+
+ private:
+  pplx::cancellation_token token_;
+  pplx::cancellation_token_registration registration_;
 };
 
 class CppRestTransport final : public Transport {
@@ -162,7 +184,9 @@ class CppRestTransport final : public Transport {
     };
     auto bearer = token();
     if (!bearer) return std::move(bearer).error();
-    BodySink sink(on_line);
+    const pplx::cancellation_token_source given_up;
+    const LinkedCancel linked(cancel, given_up);
+    BodySink sink(on_line, [&given_up] { given_up.cancel(); });
     std::ostream out(&sink);
     try {
       http::http_request message(request.method);
@@ -172,9 +196,9 @@ class CppRestTransport final : public Transport {
       if (!bearer->empty()) message.headers().add("Authorization", "Bearer " + *bearer);
       if (!request.content_type.empty()) message.set_body(request.body, request.content_type);
       message.set_response_stream(concurrency::streams::stdio_ostream<uint8_t>(out));
-      const auto token = cancel.source().tokens.get_token();
-      auto response = client(silence)->request(message, token).get();
+      auto response = client(silence)->request(message, given_up.get_token()).get();
       sink.lines_wanted(response.status_code() == status_ok);
+      if (sink.refused()) given_up.cancel();
       response.content_ready().wait();
       HttpResponse answer;
       answer.status = response.status_code();

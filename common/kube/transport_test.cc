@@ -195,13 +195,16 @@ TEST(TransportTest, TheListenerCanEndAWatch) {
     p.hang();
   });
   int lines = 0;
+  const auto begun = std::chrono::steady_clock::now();
   const auto response =
-      peer.transport()->stream({"GET", "/w", "", ""}, 30s, Cancel(), [&](std::string_view) {
+      peer.transport()->stream({"GET", "/w", "", ""}, 60s, Cancel(), [&](std::string_view) {
         ++lines;
         return false;
       });
   ASSERT_TRUE(response.ok()) << response.error().to_string();
   EXPECT_EQ(lines, 1);
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, 50s)
+      << "it waited for the server's next word";
 }
 
 TEST(TransportTest, ALineWithoutEndIsGivenUp) {
