@@ -80,7 +80,7 @@ unit_stage() {
   (
     cd "$REPO"
     export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1
-    export UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=second_deadlock_stack=1
+    export UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=second_deadlock_stack=1:suppressions=$LAB_DIR/tsan.supp
     # GCC 12's sanitizers cannot place their shadow where newer kernels randomise addresses.
     setarch -R "$LAB_DIR/gtest.sh" "$out" "$(nproc)" "$limit" "${programs[@]/#/$REPO/build/$preset/}" >"$out/summary"
   )
