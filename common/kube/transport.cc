@@ -3,7 +3,6 @@
 
 #include <cpprest/http_client.h>
 #include <cpprest/interopstream.h>
-#include <cpprest/rawptrstream.h>
 #include <openssl/ssl.h>
 #include <pplx/threadpool.h>
 
@@ -46,7 +45,6 @@ class BodySink : public std::streambuf {
   void lines_wanted(bool wanted) {
     const std::scoped_lock lock(mutex_);
     lines_ = wanted && on_line_ != nullptr;
-    decided_ = true;
     if (lines_) (void)take_lines();
   }
   [[nodiscard]] bool too_large() const { return too_large_; }
@@ -65,11 +63,10 @@ class BodySink : public std::streambuf {
   std::streamsize xsputn(const char* data, std::streamsize count) override {
     const std::scoped_lock lock(mutex_);
     kept_.append(data, static_cast<size_t>(count));
-    const bool good =
-        !decided_ || !lines_ ? kept_.size() <= Transport::body_bytes_max : take_lines();
+    const bool wanted = !lines_ || take_lines();
     if (kept_.size() > (lines_ ? Transport::line_bytes_max : Transport::body_bytes_max))
       too_large_ = true;
-    if (good && !too_large_) return count;
+    if (wanted && !too_large_) return count;
     give_up_();
     return 0;
   }
@@ -94,8 +91,7 @@ class BodySink : public std::streambuf {
   const std::function<void()> give_up_;
   std::mutex mutex_;
   std::string kept_;
-  bool decided_ = false;  // until the status is known, what comes is kept
-  bool lines_ = false;
+  bool lines_ = false;  // until the status is known, what comes is kept
   bool refused_ = false;
   bool too_large_ = false;
 };

@@ -16,10 +16,10 @@ bool has_disk(Device device) {
 
 bool has_process(Server server) { return server != Server::none; }
 
-// A server on its way to serving this volume.
-Decision take_server(const Observed& seen, Why why) {
+// What may fail, and is then not tried again before the back-off.
+Decision attempt(const Observed& seen, Act what, Why why) {
   if (seen.retry_in.count() > 0) return wait_at_most(Why::back_off, seen.retry_in);
-  return act(Act::prepare_server, why);
+  return act(what, why);
 }
 
 bool deadline_exceeded(const Desired& want, const Observed& seen) {
@@ -48,7 +48,7 @@ Decision recover(const Desired& want, const Observed& seen) {
 
   switch (seen.server) {
     case Server::none:
-      return take_server(seen, Why::recovering);
+      return attempt(seen, Act::prepare_server, Why::recovering);
     case Server::warming:
       return wait_for_event(Why::server_starting);
     case Server::prepared:
@@ -57,8 +57,7 @@ Decision recover(const Desired& want, const Observed& seen) {
       if (seen.still_held) return wait_for_release(seen, poke_release_after);
       return act(Act::begin_recovery, Why::recovering);
     case Server::granted:
-      if (seen.retry_in.count() > 0) return wait_at_most(Why::back_off, seen.retry_in);
-      return act(Act::end_recovery, Why::recovering);
+      return attempt(seen, Act::end_recovery, Why::recovering);
     // The kernel released the char device, so whoever we believe to serve has lost its queues.
     case Server::serving:
       return act(Act::kill_server, Why::server_dying);
@@ -82,16 +81,14 @@ Decision start(const Observed& seen) {
   if (!seen.backend_ready) return wait_at_most(Why::backend_unavailable, usage_recheck);
   switch (seen.server) {
     case Server::none:
-      return take_server(seen, Why::starting);
+      return attempt(seen, Act::prepare_server, Why::starting);
     case Server::warming:
       return wait_for_event(Why::server_starting);
     case Server::prepared:
-      if (seen.retry_in.count() > 0) return wait_at_most(Why::back_off, seen.retry_in);
-      return act(Act::grant, Why::starting);
+      return attempt(seen, Act::grant, Why::starting);
     case Server::granted:
     case Server::serving:
-      if (seen.retry_in.count() > 0) return wait_at_most(Why::back_off, seen.retry_in);
-      return act(Act::start_device, Why::starting);
+      return attempt(seen, Act::start_device, Why::starting);
   }
   return wait_for_event(Why::starting);
 }
@@ -126,8 +123,7 @@ Decision take_down(const Desired& want, const Observed& seen, Why why) {
 // DEL_DEV waits for the char device to be closed, so its holder goes first.
 Decision remove_diskless(const Observed& seen, Why why) {
   if (has_process(seen.server)) return act(Act::kill_server, why);
-  if (seen.retry_in.count() > 0) return wait_at_most(Why::back_off, seen.retry_in);
-  return act(Act::delete_device, why);
+  return attempt(seen, Act::delete_device, why);
 }
 
 Decision tear_down(const Desired& want, const Observed& seen, Why why) {
@@ -167,17 +163,13 @@ Decision decide_now(const Desired& want, const Observed& seen) {
     case Device::dead:
       // The next server, warm already, is kept for the next device.
       if (seen.server != Server::granted && seen.server != Server::serving) {
-        if (seen.retry_in.count() > 0) return wait_at_most(Why::back_off, seen.retry_in);
-        return act(Act::delete_device, Why::starting);
+        return attempt(seen, Act::delete_device, Why::starting);
       }
       if (seen.server == Server::serving && !seen.taken_down)
         return act(Act::kill_server, Why::server_dying);
       return remove_diskless(seen, Why::starting);
     case Device::live:
-      if (seen.server == Server::granted) {
-        if (seen.retry_in.count() > 0) return wait_at_most(Why::back_off, seen.retry_in);
-        return act(Act::end_recovery, Why::recovering);
-      }
+      if (seen.server == Server::granted) return attempt(seen, Act::end_recovery, Why::recovering);
       if (seen.server != Server::serving) return await_release(want, seen);
       if (!seen.recreate_wanted) return {Act::nothing, Why::converged, std::nullopt};
       if (!seen.mode_supported) return wait_for_event(Why::unsupported_by_kernel);

@@ -54,8 +54,8 @@ class BackendStore {
   // belongs to `volume` until release(); the identity returned is the `known` of the next open.
   [[nodiscard]] Result<OpenBackend> open(const std::string& volume, const VolumeSpec& spec,
                                          const std::optional<BackendIdentity>& known);
-  // `must_exist`: a disk with this backend is in use although its identity is not known any more:
-  // nothing is made or grown then, and a file smaller than spec.size is another (ESTALE).
+  // For a disk in use whose backend's identity is not known any more: nothing is made or grown, and
+  // a file smaller than spec.size is another (ESTALE).
   [[nodiscard]] Result<OpenBackend> open_existing(const std::string& volume,
                                                   const VolumeSpec& spec);
   // This file belongs to `volume` until release(), whoever asks for it first.

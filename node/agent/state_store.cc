@@ -326,7 +326,7 @@ std::map<std::string, BackendIdentity> StateStore::leased_backends() {
     const json::json_pointer name("/madeFrom/metadata/name");
     if (!lease.is_object() || !lease.contains(name) || !lease[name].is_string()) continue;
     const auto volume = lease[name].get<std::string>();
-    if (auto known = load_lease(volume); known && known->backend)
+    if (auto known = decode_lease(*text, entry->path(), volume); known && known->backend)
       backends.emplace(volume, *known->backend);
   }
   return backends;

@@ -1,8 +1,8 @@
 #!/bin/bash
 # The recovery pause: SIGKILL of the server until its application gets a request completed again (ublk-witness: 8 readers of
 # 4 KiB, who try again a millisecond after an error), for every mode and backend, and beside it a hand-written loop around the
-# kernel's own `kublk recover` (mode None, which has nothing to recover: `kublk add` of a new device). The two alternate in one boot, so that the ratio holds whatever the machine; absolute times mean
-# little without KVM.
+# kernel's own `kublk recover` (mode None, which has nothing to recover: `kublk add` of a new device). The two alternate in one
+# boot, so that the ratio holds whatever the machine; absolute times mean little without KVM.
 #   tests/bench/recovery.sh [KILLS]      prints the table of docs/recovery.md; default 20 kills a row
 # Needs root, ublk_drv, and on PATH the project's programs and kublk: `./dev bench recovery` sees to that.
 set -euo pipefail
