@@ -20,7 +20,6 @@ using namespace std::chrono_literals;
 
 namespace {
 
-constexpr auto first_connect_timeout = 10s;
 constexpr auto stats_timeout = 500ms;
 constexpr auto stop_timeout = 30s;
 
@@ -65,7 +64,7 @@ Result<void> Agent::open() {
   auto store = StateStore::open(options_.state_dir, options_.run_dir);
   if (!store) return std::move(store).error();
   store_ = std::move(*store);
-  auto control = open_control_device();
+  auto control = options_.open_control();
   if (!control) return std::move(control).error();
   auto features = (*control)->features({limits::command_deadline, -1});
   // Not knowing them would make every volume one of the oldest kernel's. ENOTSUP: before Linux 6.5.
@@ -85,17 +84,17 @@ Result<void> Agent::open() {
       ServerPoolOptions{options_.spawner_socket, options_.server_program, options_.standby_count,
                         options_.start_spawner},
       log_, [this] { wake_all(false); });
-  context_ = std::make_unique<WorkerContext>(WorkerContext{
-      options_.paths, *store_, *backends_, *pool_, *watches_, events_, *disposable_, hooks_, log_,
-      *id, features ? *features : 0, [] { return open_control_device(); },
-      [this](const std::string& name, std::optional<Volume> volume) {
-        publish(name, std::move(volume));
-      }});
+  context_ = std::make_unique<WorkerContext>(
+      WorkerContext{options_.paths, *store_, *backends_, *pool_, *watches_, events_, *disposable_,
+                    hooks_, log_, *id, features ? *features : 0, options_.open_control,
+                    [this](const std::string& name, std::optional<Volume> volume) {
+                      publish(name, std::move(volume));
+                    }});
   return {};
 }
 
 Result<void> Agent::adopt_last_life() {
-  auto control = open_control_device();
+  auto control = options_.open_control();
   if (!control) return std::move(control).error();
   auto ids = (*control)->list();
   if (!ids) return std::move(ids).error();
@@ -137,7 +136,7 @@ Result<void> Agent::run(int stop_fd) {
   pool_->start();
   // Servers of the last life are known only through their spawner. Without one the volumes wait,
   // they are not torn down.
-  if (auto connected = pool_->wait_connected(first_connect_timeout); !connected)
+  if (auto connected = pool_->wait_connected(options_.spawner_patience); !connected)
     log_->warn("operation=start error=\"{}\"", connected.error().to_string());
   if (auto adopted = adopt_last_life(); !adopted) return adopted;
   auto folder = ManifestFolder::open(options_.volumes_dir);
@@ -313,8 +312,10 @@ std::vector<Volume> Agent::list() {
 }
 
 Result<Volume> Agent::get(const std::string& name) {
+  // A finished worker is joined a moment after the watchers heard that its volume is gone. Who asks
+  // on their word is told the same: nothing wakes him again.
   auto worker = find(name);
-  if (!worker) return no_such_volume(name);
+  if (!worker || worker->finished()) return no_such_volume(name);
   return worker->describe(stats_timeout);
 }
 
@@ -426,6 +427,7 @@ Result<void> Agent::stop(const std::string& name, bool stopped, bool force) {
   std::string users;
   {
     std::unique_lock lock(outcome->mutex);
+    if (worker->finished()) outcome->gone = true;  // perhaps before the watch began
     outcome->changed.wait_for(lock, stop_timeout,
                               [&] { return outcome->gone || (!force && !outcome->users.empty()); });
     gone = outcome->gone;

@@ -3,6 +3,8 @@
 // survive it, and the next agent adopts them. Threads  run() in one thread; the VolumeService
 // methods from any.
 #pragma once
+#include <chrono>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -30,6 +32,10 @@ struct AgentOptions {
   NodePaths paths;
   std::function<Result<void>()> start_spawner;  // `ublk-node run`
   std::function<void()> on_ready;               // all volumes of the last life are known again
+  // Each worker opens its own. A fake here is one that passes tests/contract.
+  std::function<Result<std::unique_ptr<ControlDevice>>()> open_control = open_control_device;
+  // How long the start waits for the spawner, which alone knows the servers of the last life.
+  std::chrono::milliseconds spawner_patience{10'000};
 };
 
 class Agent : public VolumeService {

@@ -1,4 +1,6 @@
 // The agent's parts that need no kernel. What it does with devices and servers is told by tests/vm.
+#include "node/agent/agent.h"
+
 #include <gtest/gtest.h>
 #include <sys/inotify.h>
 #include <sys/stat.h>
@@ -6,12 +8,15 @@
 #include <condition_variable>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <set>
+#include <thread>
 
 #include "node/agent/disposable.h"
 #include "node/agent/identity.h"
 #include "node/agent/test_hooks.h"
 #include "node/agent/watch_hub.h"
+#include "node/ublk/fake_control_device.h"
 
 namespace ublk_operator {
 namespace {
@@ -155,6 +160,72 @@ TEST_F(TestHooksTest, OnlyAFifoOfThatNameIsAHook) {
   EXPECT_FALSE(hooks.find("vol", "before_end").valid());
   ASSERT_EQ(::mkfifo((dir_ + "/vol.after_mmap").c_str(), 0600), 0);
   EXPECT_TRUE(hooks.find("vol", "after_mmap").valid());
+}
+
+// A whole agent on a fake kernel, without servers: what it tells those who ask and watch.
+class WholeAgentTest : public TempDirTest {
+ protected:
+  void SetUp() override {
+    TempDirTest::SetUp();
+    std::filesystem::create_directories(dir_ + "/volumes");
+    AgentOptions options;
+    options.volumes_dir = dir_ + "/volumes";
+    options.state_dir = dir_ + "/state";
+    options.run_dir = dir_ + "/run";
+    options.spawner_socket = dir_ + "/spawner.sock";
+    options.server_program = dir_ + "/ublk-server";
+    options.pools = {{"default", dir_ + "/pool"}};
+    options.paths.dev_dir = dir_ + "/dev";
+    options.paths.by_name_dir = dir_ + "/by-name";
+    options.paths.udev_dir = dir_ + "/udev";
+    options.open_control = [this]() -> Result<std::unique_ptr<ControlDevice>> {
+      return kernel_.open_control();
+    };
+    options.spawner_patience = 0ms;
+    auto agent = Agent::create(std::move(options), null_logger());
+    ASSERT_TRUE(agent.ok()) << agent.error().to_string();
+    agent_ = std::move(*agent);
+    thread_ = std::thread([this] { EXPECT_TRUE(agent_->run(stop_.fd()).ok()); });
+  }
+  void TearDown() override {
+    stop_.signal();
+    if (thread_.joinable()) thread_.join();
+    agent_.reset();
+    TempDirTest::TearDown();
+  }
+  void apply(const std::string& name, const std::string& spec) const {
+    std::ofstream(dir_ + "/volumes/" + name + ".yaml")
+        << "apiVersion: ublk.dev/v1alpha1\nkind: UblkVolume\nmetadata: {name: " << name
+        << "}\nspec: " << spec << "\n";
+  }
+  void remove(const std::string& name) const {
+    std::filesystem::remove(dir_ + "/volumes/" + name + ".yaml");
+  }
+
+  FakeKernel kernel_{FakePersonality::linux_7_2};
+  EventFd stop_ = EventFd::must_create();
+  std::unique_ptr<Agent> agent_;
+  std::thread thread_;
+};
+
+TEST_F(WholeAgentTest, WhatAWatchSaysIsGoneIsGoneForWhoeverAsksThen) {
+  Seen there;
+  Seen gone;
+  int found = 0;
+  const uint64_t watch =
+      agent_->watch([&](const std::string& name, const std::optional<Volume>& volume) {
+        if (volume) return there.add(name);
+        // A watcher may be as quick as this.
+        found = std::async(std::launch::async, [&] { return agent_->get(name).err(); }).get();
+        gone.add(name);
+      });
+  apply("vol", "{size: 4Mi, running: false, backend: {\"null\": {}}}");
+  ASSERT_TRUE(there.wait_for("vol"));
+  EXPECT_TRUE(agent_->get("vol").ok());
+  remove("vol");
+  ASSERT_TRUE(gone.wait_for("vol"));
+  EXPECT_EQ(found, ENOENT);
+  agent_->unwatch(watch);
 }
 
 }  // namespace
