@@ -15,13 +15,15 @@
 
 #include "common/base/log.h"
 #include "common/localapi/service.h"
-#include "node/agent/manifest_folder.h"
+#include "node/agent/volume_source.h"
 #include "node/agent/volume_worker.h"
 
 namespace ublk_operator {
 
 struct AgentOptions {
   std::string volumes_dir = "/etc/ublk/volumes";
+  // Instead of that folder; called once, when the volumes of the last life are known again.
+  std::function<Result<std::unique_ptr<VolumeSource>>()> open_source;
   std::string state_dir = "/var/lib/ublk-operator";
   std::string run_dir = "/run/ublk-operator";
   std::string spawner_socket = "/run/ublk-operator/spawner.sock";
@@ -64,8 +66,9 @@ class Agent : public VolumeService {
   Agent(AgentOptions options, Logger log);
   [[nodiscard]] Result<void> open();
   [[nodiscard]] Result<void> adopt_last_life();
-  void scan_manifests();
-  void apply_view(const FolderView& view);
+  void scan_source();
+  [[nodiscard]] VolumeRecord new_record(const std::string& name, const std::string& uid) const;
+  void apply_view(const SourceView& view);
   void report(const std::vector<Problem>& problems);
   void add_worker(VolumeRecord record);
   void wake_all(bool reset);
@@ -88,12 +91,12 @@ class Agent : public VolumeService {
   std::set<std::string> reported_;  // problems of the last scan, said once
 
   EventFd wake_ = EventFd::must_create();  // a volume is gone: its worker is to be joined
-  std::mutex folder_mutex_;
-  std::optional<ManifestFolder> folder_;
+  std::mutex source_mutex_;
+  std::unique_ptr<VolumeSource> source_;
 
   std::mutex workers_mutex_;
   std::map<std::string, std::shared_ptr<VolumeWorker>> workers_;
-  std::map<std::string, SourceIdentity> sources_;  // of each worker's manifest
+  std::map<std::string, AcceptedVolume> accepted_;  // a worker each
 
   std::mutex board_mutex_;  // held while watchers are called: that is how unwatch() waits for them
   std::map<std::string, Volume> board_;
