@@ -18,6 +18,8 @@
 #include <optional>
 
 #include "CLI/CLI.hpp"
+#include "common/base/file_lock.h"
+#include "common/base/files.h"
 #include "common/base/log.h"
 #include "common/base/sd_notify.h"
 #include "common/kube/config.h"
@@ -52,6 +54,7 @@ struct NodeOptions {
   AgentOptions agent;
   ClusterOptions cluster;
   std::vector<std::string> watched;
+  bool wait = false;
   std::string api_socket = kLocalApiSocket;
   std::vector<std::string> pools;
   SpawnerOptions spawner;
@@ -173,7 +176,9 @@ int run_agent(NodeOptions& options, bool with_spawner) {
       return link->source();
     };
   }
+  if (options.wait) options.agent.wait_fd = stop->get();
   auto agent = Agent::create(options.agent, *log);
+  if (agent.err() == ECANCELED) return 0;
   if (!agent) return fail(agent.error());
   if (link) link->start(**agent);
   LocalApiServer::Options api;
@@ -192,7 +197,25 @@ int spawner_main(const NodeOptions& options) {
   auto log = make_logger("ublk-spawner", options.log_level);
   if (!log) return fail(log.error());
   raise_priority(options.nice, *log);
+  std::optional<FileLock> alone;
+  if (options.wait) {
+    auto stop = stop_signals();
+    if (!stop) return fail(stop.error());
+    const std::string& socket = options.spawner.socket_path;
+    if (auto made = make_directories(socket.substr(0, socket.rfind('/'))); !made)
+      return fail(made.error());
+    auto lock = FileLock::wait(socket + ".lock", stop->get());
+    if (lock.err() == ECANCELED) return 0;
+    if (!lock) return fail(lock.error());
+    alone = std::move(*lock);
+  }
   return run_spawner(options.spawner, *log);
+}
+
+// While one pod goes and the next one comes both run for a while.
+void add_wait_option(CLI::App& command, NodeOptions& options) {
+  command.add_flag("--wait", options.wait,
+                   "while another one of this node runs, wait for its end instead of failing");
 }
 
 void add_cluster_options(CLI::App& command, ClusterOptions& cluster) {
@@ -261,6 +284,7 @@ int node_main(int argc, char** argv) {
 
   auto* agent = app.add_subcommand("agent", "make and keep real what the manifests want");
   add_agent_options(*agent, options);
+  add_wait_option(*agent, options);
   add_cluster_options(*agent, options.cluster);
   auto* run = app.add_subcommand(
       "run", "as agent, on a machine without systemd: starts a spawner when none answers");
@@ -268,6 +292,7 @@ int node_main(int argc, char** argv) {
   auto* spawner = app.add_subcommand("spawner", "the parent of all servers");
   spawner->add_option("--socket", options.spawner.socket_path, "where agents connect")
       ->capture_default_str();
+  add_wait_option(*spawner, options);
   spawner->add_option("--uid-base", options.spawner.uid_base, "first uid for servers")
       ->capture_default_str();
   spawner->add_option("--uid-count", options.spawner.uid_count, "how many uids")

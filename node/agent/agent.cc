@@ -62,7 +62,7 @@ Agent::~Agent() {
 }
 
 Result<void> Agent::open() {
-  auto store = StateStore::open(options_.state_dir, options_.run_dir);
+  auto store = StateStore::open(options_.state_dir, options_.run_dir, options_.wait_fd);
   if (!store) return std::move(store).error();
   store_ = std::move(*store);
   auto control = options_.open_control();

@@ -30,6 +30,8 @@ struct AgentOptions {
   std::string server_program;  // absolute path of ublk-server
   std::map<std::string, std::string> pools{{"default", "/var/lib/ublk-operator/pool"}};
   unsigned standby_count = 1;
+  // Another agent of this state folder is waited for, until this is readable, instead of an error.
+  std::optional<int> wait_fd;
   std::string test_hooks_dir;
   NodePaths paths;
   std::function<Result<void>()> start_spawner;  // `ublk-node run`
@@ -42,7 +44,7 @@ struct AgentOptions {
 
 class Agent : public VolumeService {
  public:
-  // EWOULDBLOCK: another agent runs on this state folder; ENOENT and others: the control device
+  // EWOULDBLOCK: another agent runs on this state folder; ECANCELED: see wait_fd; ENOENT and others: the control device
   // cannot be opened.
   [[nodiscard]] static Result<std::unique_ptr<Agent>> create(AgentOptions options, Logger log);
   ~Agent() override;

@@ -49,8 +49,8 @@ nlohmann::json removed_object(const std::string& name, const ClusterObject& obje
            {"lastTransitionTime", now}}}}}}};
 }
 
-ClusterLink::ClusterLink(std::shared_ptr<kube::Transport> transport, ClusterLinkOptions options,
-                         Logger log)
+ClusterLink::ClusterLink(const std::shared_ptr<kube::Transport>& transport,
+                         ClusterLinkOptions options, Logger log)
     : options_(std::move(options)),
       log_(std::move(log)),
       client_(transport),

@@ -40,7 +40,8 @@ struct ClusterLinkOptions {
 
 class ClusterLink {
  public:
-  ClusterLink(std::shared_ptr<kube::Transport> transport, ClusterLinkOptions options, Logger log);
+  ClusterLink(const std::shared_ptr<kube::Transport>& transport, ClusterLinkOptions options,
+              Logger log);
   ~ClusterLink();
   ClusterLink(const ClusterLink&) = delete;
   ClusterLink& operator=(const ClusterLink&) = delete;

@@ -55,7 +55,7 @@ SourceView view_of(const std::map<std::string, ClusterObject>& objects,
     const bool same = known == accepted.end() || known->second.uid == object.uid;
     if (!same && known->second.source.directory_identity != cluster) {
       view.problems.push_back(
-          {origin + name, 0, 0, "metadata.name",
+          {object.wanted.source.file, 0, 0, "metadata.name",
            "this node has another volume of that name, from " + known->second.source.file +
                ", and keeps it; remove that one first (on the node: `ublkctl delete " + name +
                "`), or choose another name"});
@@ -69,11 +69,11 @@ SourceView view_of(const std::map<std::string, ClusterObject>& objects,
   }
   for (const auto& [name, known] : accepted) {
     if (objects.contains(name) || known.source.directory_identity != cluster) continue;
-    view.problems.push_back({known.source.file, 0, 0, "",
-                             "the object is gone without having been deleted; volume '" + name +
-                                 "' goes on. Create it again, or remove what is left of it: on "
-                                 "the node, `ublkctl delete " +
-                                 name + "`"});
+    std::string message = "the object of volume '" + name + "' is gone without having been deleted";
+    message +=
+        "; the volume goes on. Create the object again, or remove what is left of it: on the ";
+    message += "node, `ublkctl delete " + name + "`";
+    view.problems.push_back({known.source.file, 0, 0, "", std::move(message)});
   }
   return view;
 }

@@ -24,7 +24,8 @@ std::vector<PoolFacts> look_at_pools(const std::map<std::string, std::string>& p
       pool.capacity_bytes = uint64_t{space.f_blocks} * space.f_frsize;
       pool.free_bytes = uint64_t{space.f_bavail} * space.f_frsize;
     } else {
-      pool.problem = "pool " + name + ": " + path + " cannot be looked at: " + errno_name(errno);
+      pool.problem =
+          Error{errno, "statvfs", "pool " + name, path + " cannot be looked at"}.to_string();
     }
     facts.push_back(std::move(pool));
   }
