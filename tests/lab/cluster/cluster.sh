@@ -8,12 +8,6 @@ CLUSTER_LAB=$LAB_DIR/cluster
 . "$LAB_DIR/image.sh"
 . "$LAB_DIR/qemu.sh"
 . "$LAB_DIR/kernel-log.sh"
-. "$CLUSTER_LAB/archive.sh"
-. "$CLUSTER_LAB/processes.sh"
-. "$CLUSTER_LAB/programs.sh"
-. "$CLUSTER_LAB/node-image.sh"
-. "$CLUSTER_LAB/control-plane.sh"
-. "$CLUSTER_LAB/node.sh"
 
 usage() {
   cat <<'USAGE'
@@ -48,6 +42,12 @@ STATE=$(realpath -m "${UBLK_CLUSTER_DIR:-$CACHE_ROOT/cluster/default}")
 API_PORT=${UBLK_CLUSTER_PORT:-16443}
 [[ $API_PORT =~ ^[1-9][0-9]{3,4}$ ]] || fail 64 "UBLK_CLUSTER_PORT wants a port number from 1024 on, not '$API_PORT'"
 ETCD_PORT=$((API_PORT + 1)) ETCD_PEER_PORT=$((API_PORT + 2)) SSH_PORT=$((API_PORT + 3)) KUBELET_PORT=$((API_PORT + 4))
+. "$CLUSTER_LAB/archive.sh"
+. "$CLUSTER_LAB/processes.sh"
+. "$CLUSTER_LAB/programs.sh"
+. "$CLUSTER_LAB/node-image.sh"
+. "$CLUSTER_LAB/control-plane.sh"
+. "$CLUSTER_LAB/node.sh"
 EVERYTHING=("${COMPONENTS[@]}" "$NODE")
 
 # As tools of this cluster they keep what they cache with it, and read nothing of the user's other clusters.
@@ -124,7 +124,7 @@ down() {
   local name bugs had=''
   [[ ! -d $STATE/run ]] || had=1
   # Nothing of it is needed again, so nobody is asked twice; the node goes first, so that nobody misses the others.
-  for name in "$NODE" kube-scheduler kube-controller-manager kube-apiserver etcd; do stop_process "$name" KILL; done
+  for name in "$NODE" "$NODE-ssh" kube-scheduler kube-controller-manager kube-apiserver etcd; do stop_process "$name" KILL; done
   delete_data
   if [[ $had ]]; then say "the cluster is down; its logs: $STATE/log"; else say "the cluster is down already"; fi
   [[ -f $STATE/log/kernel.log ]] || return 0
@@ -150,7 +150,7 @@ load_image() {
   node_ssh "$NODE" ctr -n k8s.io images import - <"$1"
 }
 
-node_cut() { stop_process "$NODE" KILL; say "the node's power is off"; }
+node_cut() { stop_process "$NODE" KILL; stop_process "$NODE-ssh" KILL; say "the node's power is off"; }
 
 node_start() {
   local start
@@ -170,6 +170,7 @@ node_reboot() {
   old=$(node_boot_id)
   [[ $old ]] || fail 1 "the node does not answer. Its power can still be cut: ./dev cluster node-cut"
   node_ssh -n "$NODE" systemctl reboot || true          # the connection may end first
+  stop_process "$NODE-ssh" KILL
   wait_for_node "$old"
   say "node $NODE rebooted and Ready: $(seconds "$start") s"
 }

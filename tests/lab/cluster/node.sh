@@ -39,14 +39,23 @@ boot_node() {
 
 # node_ssh [SSH_OPTION...] NODE COMMAND...: output, input and exit status are the command's; 255: the node cannot
 # be reached, or went away.
-node_ssh() {
-  ssh -F /dev/null -i "$STATE/node/key" -l root -p "$SSH_PORT" -o HostName=127.0.0.1 -o IdentitiesOnly=yes -o BatchMode=yes \
-    -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o GlobalKnownHostsFile=/dev/null -o LogLevel=ERROR \
-    -o ServerAliveInterval=15 -o ServerAliveCountMax=4 "$@"
+node_ssh() { "${NODE_SSH[@]}" "$@"; }
+NODE_SSH=(ssh -F /dev/null -i "$STATE/node/key" -l root -p "$SSH_PORT" -o HostName=127.0.0.1 -o IdentitiesOnly=yes -o BatchMode=yes
+  -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o GlobalKnownHostsFile=/dev/null -o LogLevel=ERROR
+  -o ServerAliveInterval=15 -o ServerAliveCountMax=4)
+# A login costs an emulated machine a second, so commands go through one connection that stays. Without it each makes its
+# own, as it does where the path is longer than a socket's name may be.
+((${#STATE} > 80)) || NODE_SSH+=(-o "ControlPath=$STATE/node/ssh")
+
+connect_node() {
+  stop_process "$NODE-ssh" KILL
+  rm -f "$STATE/node/ssh"
+  start_process "$NODE-ssh" "${NODE_SSH[@]}" -N -o ControlMaster=yes "$NODE"
+  await 20 test -S "$STATE/node/ssh" || say "no standing connection to the node: each command makes its own"
 }
 
 # node_boot_id: of the boot that answers; nothing when none does.
-node_boot_id() { node_ssh -n -o ConnectTimeout=3 "$NODE" cat /proc/sys/kernel/random/boot_id 2>/dev/null || true; }
+node_boot_id() { node_ssh -n -o ConnectTimeout=10 -o ControlPath=none "$NODE" cat /proc/sys/kernel/random/boot_id 2>/dev/null || true; }
 
 # answers_with_new_boot OLD: sets BOOT_ID.
 answers_with_new_boot() {
@@ -65,6 +74,7 @@ wait_for_node() {
     fail 1 "the node did not come up; the ends of QEMU's output and of the kernel's log are above (whole: $STATE/log)." \
       "If a port is taken: UBLK_CLUSTER_PORT=N puts the cluster at N to N+4."
   fi
+  connect_node
   # Until its kubelet has spoken the API server tells of the boot before.
   kubectl wait --for=create "node/$NODE" --timeout=120s >/dev/null &&
     kubectl wait --for=jsonpath="{.status.nodeInfo.bootID}=$BOOT_ID" "node/$NODE" --timeout=120s >/dev/null &&

@@ -13,6 +13,7 @@ start_process() {
     exec setsid "$@" </dev/null >>"$STATE/log/$name.log" 2>&1
   ) &
   printf '%s %s\n' $! "$(start_time $!)" >"$STATE/run/$name"
+  disown                              # no word from bash when it is killed
 }
 
 # start_time PID: in ticks since the machine booted; nothing for a process that is gone or only waits to be reaped.
