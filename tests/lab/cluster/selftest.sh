@@ -1,6 +1,6 @@
 #!/bin/bash
-# Tries everything the cluster gives, from power-on to down, and says how long each step took. Run by hand: takes
-# about three minutes once all is built. Makes a cluster of its own, beside one that may be up.
+# Tries everything the cluster gives, from power-on to down, and says how long each step took. Run by hand. Makes a
+# cluster of its own, beside one that may be up.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
