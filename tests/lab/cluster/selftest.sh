@@ -140,7 +140,7 @@ without_api() {
   cluster start kube-apiserver
   is_up
 }
-cut() {
+cuts_power() {
   cluster node 'echo flushed >/var/kept && sync'
   cluster node-cut
   same 1 "$(status_of cluster status)"
@@ -184,7 +184,7 @@ check "ValidatingAdmissionPolicy is served" policies_are_there
 check "helm lint, template, install, uninstall" helm_installs
 check "pods survive containerd" survives_containerd
 check "API server stopped and started" without_api
-check "power cut" cut
+check "power cut" cuts_power
 check "power on, what was flushed is there" starts_again
 check "the pod is back" pod_is_back
 check "orderly reboot" reboots
