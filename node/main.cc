@@ -2,6 +2,7 @@
 //   agent     reconciles the volumes of a folder and answers ublkctl
 //   run       the same for a machine without systemd: starts a spawner when none answers
 //   spawner   the parent of all servers
+//   watchdog  the first process of a container: keeps one of the others running
 //   helper    one control command that may never return, in a process that may be left behind (used
 //   by the agent)
 #include <sys/resource.h>
@@ -13,25 +14,47 @@
 #include <climits>
 #include <csignal>
 #include <cstdio>
+#include <memory>
 #include <optional>
 
 #include "CLI/CLI.hpp"
+#include "common/base/file_lock.h"
+#include "common/base/files.h"
 #include "common/base/log.h"
 #include "common/base/sd_notify.h"
+#include "common/kube/config.h"
+#include "common/kube/transport.h"
 #include "common/localapi/server.h"
 #include "node/agent/agent.h"
 #include "node/agent/disposable.h"
+#include "node/agent/folder_source.h"
+#include "node/cluster/cluster_link.h"
+#include "node/cluster/node_facts.h"
 #include "node/spawner/daemon.h"
 #include "node/spawner/spawner.h"
+#include "node/watchdog/watchdog.h"
 
 namespace ublk_operator {
 namespace {
 
 constexpr int nice_default = -10;
 
+// Where the volumes of a node in a cluster are said.
+struct ClusterOptions {
+  bool used = false;
+  std::string kubeconfig;  // empty: $KUBECONFIG, else the pod's service account
+  std::string context;
+  std::string node_name;
+  std::string namespace_name;
+  std::string holder;
+};
+
 struct NodeOptions {
   std::string log_level = "info";
   AgentOptions agent;
+  ClusterOptions cluster;
+  std::vector<std::string> watched;
+  bool wait = false;
   std::string api_socket = kLocalApiSocket;
   std::vector<std::string> pools;
   SpawnerOptions spawner;
@@ -102,6 +125,25 @@ void raise_open_files(const Logger& log) {
   log->warn("operation=setrlimit open_files={} wanted={}", files.rlim_cur, wanted);
 }
 
+Result<std::unique_ptr<ClusterLink>> make_cluster_link(const NodeOptions& options,
+                                                       const Logger& log) {
+  const ClusterOptions& cluster = options.cluster;
+  auto config = kube::default_config(cluster.kubeconfig, cluster.context);
+  if (!config) return config.error();
+  auto transport = kube::make_transport(*config);
+  if (!transport) return std::move(transport).error();
+  ClusterLinkOptions link;
+  link.node_name = cluster.node_name.empty() ? machine_name() : cluster.node_name;
+  link.namespace_name =
+      cluster.namespace_name.empty() ? config->namespace_name : cluster.namespace_name;
+  link.holder = cluster.holder.empty() ? link.node_name : cluster.holder;
+  link.node_facts = [pools = options.agent.pools] {
+    return node_status(look(), look_at_pools(pools), UBLK_VERSION);
+  };
+  log->info("operation=start source={} node={}", config->server, link.node_name);
+  return std::make_unique<ClusterLink>(std::move(*transport), std::move(link), log);
+}
+
 int run_agent(NodeOptions& options, bool with_spawner) {
   auto stop = stop_signals();
   if (!stop) return fail(stop.error());
@@ -125,14 +167,27 @@ int run_agent(NodeOptions& options, bool with_spawner) {
     if (auto told = sd_notify("READY=1"); !told)
       logger->warn("operation=sd_notify error=\"{}\"", told.error().to_string());
   };
+  std::unique_ptr<ClusterLink> link;  // outlives the agent, whose source of volumes it has
+  if (options.cluster.used) {
+    auto made = make_cluster_link(options, *log);
+    if (!made) return fail(made.error());
+    link = std::move(*made);
+    options.agent.open_source = [&link]() -> Result<std::unique_ptr<VolumeSource>> {
+      return link->source();
+    };
+  }
+  if (options.wait) options.agent.wait_fd = stop->get();
   auto agent = Agent::create(options.agent, *log);
+  if (agent.err() == ECANCELED) return 0;
   if (!agent) return fail(agent.error());
+  if (link) link->start(**agent);
   LocalApiServer::Options api;
   api.path = options.api_socket;
   auto server = LocalApiServer::start(**agent, api, *log);
   if (!server) return fail(server.error());
   auto done = (*agent)->run(stop->get());
   (*server)->stop();
+  if (link) link->stop();
   if (!done) return fail(done.error());
   (*log)->info("operation=stop servers=left_serving");
   return 0;
@@ -142,7 +197,51 @@ int spawner_main(const NodeOptions& options) {
   auto log = make_logger("ublk-spawner", options.log_level);
   if (!log) return fail(log.error());
   raise_priority(options.nice, *log);
+  std::optional<FileLock> alone;
+  if (options.wait) {
+    auto stop = stop_signals();
+    if (!stop) return fail(stop.error());
+    const std::string& socket = options.spawner.socket_path;
+    if (auto made = make_directories(socket.substr(0, socket.rfind('/'))); !made)
+      return fail(made.error());
+    auto lock = FileLock::wait(socket + ".lock", stop->get());
+    if (lock.err() == ECANCELED) return 0;
+    if (!lock) return fail(lock.error());
+    alone = std::move(*lock);
+  }
   return run_spawner(options.spawner, *log);
+}
+
+// While one pod goes and the next one comes both run for a while.
+void add_wait_option(CLI::App& command, NodeOptions& options) {
+  command.add_flag("--wait", options.wait,
+                   "while another one of this node runs, wait for its end instead of failing");
+}
+
+void add_cluster_options(CLI::App& command, ClusterOptions& cluster) {
+  constexpr const char* group = "In a cluster";
+  command
+      .add_flag("--cluster", cluster.used,
+                "the volumes are the UblkVolumes of the API server, not a folder")
+      ->group(group);
+  const auto add = [&](const char* name, std::string& value, const char* what) {
+    return command.add_option(name, value, what)->group(group);
+  };
+  add("--node-name", cluster.node_name, "this node's name in the cluster (default: the machine's)")
+      ->envname("NODE_NAME");
+  add("--namespace", cluster.namespace_name, "where the node's Lease is (default: the pod's)")
+      ->envname("POD_NAMESPACE");
+  add("--holder", cluster.holder, "who holds that Lease (default: the node)")->envname("POD_NAME");
+  add("--kubeconfig", cluster.kubeconfig,
+      "which API server (default: $KUBECONFIG, else the pod's service account)");
+  add("--context", cluster.context, "of the kubeconfig (default: its current one)");
+}
+
+int watchdog_main(const NodeOptions& options) {
+  auto log = make_logger("ublk-watchdog", options.log_level);
+  if (!log) return fail(log.error());
+  auto status = run_watchdog(options.watched, *log);
+  return status ? *status : fail(status.error());
 }
 
 void add_agent_options(CLI::App& command, NodeOptions& options) {
@@ -185,16 +284,23 @@ int node_main(int argc, char** argv) {
 
   auto* agent = app.add_subcommand("agent", "make and keep real what the manifests want");
   add_agent_options(*agent, options);
+  add_wait_option(*agent, options);
+  add_cluster_options(*agent, options.cluster);
   auto* run = app.add_subcommand(
       "run", "as agent, on a machine without systemd: starts a spawner when none answers");
   add_agent_options(*run, options);
   auto* spawner = app.add_subcommand("spawner", "the parent of all servers");
   spawner->add_option("--socket", options.spawner.socket_path, "where agents connect")
       ->capture_default_str();
+  add_wait_option(*spawner, options);
   spawner->add_option("--uid-base", options.spawner.uid_base, "first uid for servers")
       ->capture_default_str();
   spawner->add_option("--uid-count", options.spawner.uid_count, "how many uids")
       ->capture_default_str();
+  auto* watchdog = app.add_subcommand(
+      "watchdog",
+      "keep a program running: the first process of a container (watchdog -- PROGRAM...)");
+  watchdog->add_option("command", options.watched, "the program and its arguments")->required();
   auto* helper = app.add_subcommand(
       "helper", "one control command in a process of its own (used by the agent)");
   helper->group("");
@@ -204,6 +310,7 @@ int node_main(int argc, char** argv) {
   if (*agent) return run_agent(options, false);
   if (*run) return run_agent(options, true);
   if (*spawner) return spawner_main(options);
+  if (*watchdog) return watchdog_main(options);
   return run_helper(options.helper);
 }
 

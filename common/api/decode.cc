@@ -130,6 +130,11 @@ std::vector<Problem> validate_update(const Volume& current, const Volume& wanted
     refuse("spec.backend", "cannot change: " + kind_was + " -> " + kind_is + advice);
     return problems;
   }
+  if (!current.spec.node_name.empty() && !wanted.spec.node_name.empty() &&
+      current.spec.node_name != wanted.spec.node_name) {
+    refuse("spec.nodeName", "cannot change: " + show(current.spec.node_name) + " -> " +
+                                show(wanted.spec.node_name) + ": the data is there" + advice);
+  }
   const auto* file_was = std::get_if<FileBackendSpec>(&current.spec.backend);
   const auto* file_is = std::get_if<FileBackendSpec>(&wanted.spec.backend);
   if (file_was == nullptr || file_is == nullptr) return problems;

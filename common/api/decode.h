@@ -26,6 +26,7 @@ struct Problem {
                         // mean 'Reissue'?)"
   // "vol.yaml:12:9: spec.recovery.mode: unknown value ..."
   [[nodiscard]] std::string to_string() const;
+  friend bool operator==(const Problem&, const Problem&) = default;
 };
 
 // One document of a manifest file. `volume` is set when it is a valid UblkVolume. `name` is set as

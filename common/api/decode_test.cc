@@ -30,6 +30,7 @@ TEST(DecodeTest, ReadsEveryField) {
   Volume expected;
   expected.metadata.name = "pgdata";
   VolumeSpec& spec = expected.spec;
+  spec.node_name = "node-1.example";
   spec.size_bytes = uint64_t{10} << 30;
   spec.recovery = {RecoveryMode::queue, 1min, OnDeadline::fail_device, 3, {200ms, 10s}};
   spec.backend = FileBackendSpec{"fast", "db/pgdata.img", Provisioning::thick, true};
@@ -128,7 +129,7 @@ TEST(DecodeTest, BytesThatAreNoTextAreNamedByPlace) {
               ElementsAre("vol.yaml:2:4: not text: it holds a NUL byte"));
   // To the parser this one means the end of the file, so that what follows would be lost silently.
   EXPECT_THAT(problems_of(complete() + "\x04---\n" + complete()),
-              ElementsAre("vol.yaml:34:1: not text: it holds the control character 4"));
+              ElementsAre("vol.yaml:35:1: not text: it holds the control character 4"));
   for (const char* bytes : {"\xff", "\xc0\x80", "\xed\xa0\x80", "\xf5\x80\x80\x80", "\xe2\x82"}) {
     EXPECT_THAT(problems_of(std::string("a: ") + bytes),
                 ElementsAre("vol.yaml:1:4: not text: it is not UTF-8"));

@@ -47,21 +47,23 @@ Json spec_json(const VolumeSpec& spec) {
                     {{"initial", format_duration(spec.recovery.back_off.initial)},
                      {"max", format_duration(spec.recovery.back_off.maximum)}}}};
   if (spec.recovery.deadline) recovery["deadline"] = format_duration(*spec.recovery.deadline);
-  return {{"size", format_quantity(spec.size_bytes)},
-          {"recovery", std::move(recovery)},
-          {"backend", backend_json(spec.backend)},
-          {"faultInjection", {{"latency", format_duration(spec.fault_injection.latency)}}},
-          {"queues", spec.queues},
-          {"queueDepth", spec.queue_depth},
-          {"maxIOSize", format_quantity(spec.max_io_bytes)},
-          {"logicalBlockSize", spec.logical_block_bytes},
-          {"readOnly", spec.read_only},
-          {"running", spec.running},
-          {"device",
-           {{"mode", octal(spec.device.mode)},
-            {"owner", spec.device.owner},
-            {"group", spec.device.group}}},
-          {"reclaimPolicy", to_string(spec.reclaim_policy)}};
+  Json json = {{"size", format_quantity(spec.size_bytes)},
+               {"recovery", std::move(recovery)},
+               {"backend", backend_json(spec.backend)},
+               {"faultInjection", {{"latency", format_duration(spec.fault_injection.latency)}}},
+               {"queues", spec.queues},
+               {"queueDepth", spec.queue_depth},
+               {"maxIOSize", format_quantity(spec.max_io_bytes)},
+               {"logicalBlockSize", spec.logical_block_bytes},
+               {"readOnly", spec.read_only},
+               {"running", spec.running},
+               {"device",
+                {{"mode", octal(spec.device.mode)},
+                 {"owner", spec.device.owner},
+                 {"group", spec.device.group}}},
+               {"reclaimPolicy", to_string(spec.reclaim_policy)}};
+  if (!spec.node_name.empty()) json["nodeName"] = spec.node_name;
+  return json;
 }
 
 Json condition_json(const Condition& condition) {
@@ -120,6 +122,7 @@ size_t rank(const std::string& key) {
                                                                  "labels",
                                                                  "annotations",
                                                                  "volume",
+                                                                 "nodeName",
                                                                  "size",
                                                                  "mode",
                                                                  "deadline",

@@ -73,6 +73,7 @@ class VolumeGenerator {
 
   VolumeSpec spec() {
     VolumeSpec spec;
+    if (flip()) spec.node_name = "node-1";
     spec.logical_block_bytes = 512U << below(4);
     spec.size_bytes = (1 + below(uint64_t{1} << (1 + below(50)))) * 4096;
     spec.recovery.mode = static_cast<RecoveryMode>(below(4));

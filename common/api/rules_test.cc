@@ -119,12 +119,15 @@ INSTANTIATE_TEST_SUITE_P(
                   "8:19: spec.device.owner: '-1' is neither the name nor the number of an account"},
         FieldCase{"  device: {group: 4294967295}",
                   "8:19: spec.device.group: '4294967295' is too large; at most 4294967294"},
+        FieldCase{"  nodeName: Node_1",
+                  "8:13: spec.nodeName: 'Node_1' is not the name of a node; expected lower case "
+                  "letters, digits, '-' and '.', as `kubectl get nodes` shows it"},
         FieldCase{"  reclaimPolicy: Remove",
                   "8:18: spec.reclaimPolicy: unknown value 'Remove'; expected Retain or Delete"},
         FieldCase{"  faultInjection: {latency: 61s}",
                   "8:29: spec.faultInjection.latency: 1m1s is too long; at most 1m"},
         FieldCase{"  zone: a",
-                  "8:3: spec.zone: unknown field; expected size, recovery, backend, "
+                  "8:3: spec.zone: unknown field; expected nodeName, size, recovery, backend, "
                   "faultInjection, queues, queueDepth, logicalBlockSize, maxIOSize, readOnly, "
                   "running, device or reclaimPolicy"},
         FieldCase{"  running: true\n  running: false",
@@ -362,6 +365,18 @@ TEST(UpdateTest, WhereTheDataLiesIsFixed) {
             "vol.yaml: spec.backend.file.pool: cannot change: 'fast' -> 'slow'; keep it, or make a "
             "volume under another name");
   EXPECT_EQ(problems[1].field, "spec.backend.file.path");
+
+  wanted = current;
+  wanted.spec.node_name = "b";  // bound: by a user, or by the controller
+  EXPECT_TRUE(validate_update(current, wanted, "vol.yaml").empty());
+  std::swap(current, wanted);
+  EXPECT_TRUE(validate_update(current, wanted, "vol.yaml").empty()) << "not said any more";
+  wanted.spec.node_name = "c";
+  problems = validate_update(current, wanted, "vol.yaml");
+  ASSERT_EQ(problems.size(), 1U);
+  EXPECT_EQ(problems[0].to_string(),
+            "vol.yaml: spec.nodeName: cannot change: 'b' -> 'c': the data is there; keep it, or "
+            "make a volume under another name");
 
   wanted.spec.backend = NullBackendSpec{};
   problems = validate_update(current, wanted, "vol.yaml");

@@ -25,6 +25,7 @@ inline std::string with_fields(const std::string& fields) {
 // Every field that a manifest can have.
 inline std::string complete() {
   return with_spec(
+      "  nodeName: node-1.example\n"
       "  size: 10Gi\n"
       "  recovery:\n"
       "    mode: Queue\n"

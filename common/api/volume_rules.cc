@@ -320,6 +320,12 @@ void read_spec(ObjectReader& root, Origin origin, VolumeSpec& spec) {
   }
   ObjectReader& reader = *found;
   // The order is that of the documentation: messages that list the fields follow it.
+  if (reader.string("nodeName", spec.node_name) && !spec.node_name.empty() &&
+      !is_volume_name(spec.node_name)) {
+    reader.problem("nodeName", show(spec.node_name) +
+                                   " is not the name of a node; expected lower case letters, "
+                                   "digits, '-' and '.', as `kubectl get nodes` shows it");
+  }
   (void)reader.find_or_null("size");
   read_recovery(reader, spec.recovery);
   read_backend(reader, spec.backend);

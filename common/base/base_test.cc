@@ -5,8 +5,11 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <filesystem>
+#include <thread>
 
+#include "common/base/file_lock.h"
 #include "common/base/files.h"
 #include "common/base/log.h"
 #include "common/base/pidfd.h"
@@ -25,6 +28,56 @@ class FilesTest : public ::testing::Test {
   void TearDown() override { std::filesystem::remove_all(dir_); }
   std::string dir_;
 };
+
+class FileLockTest : public FilesTest {
+ protected:
+  // Another process that has the lock until it is killed.
+  pid_t owner() const {
+    int ready[2];
+    EXPECT_EQ(::pipe2(ready, O_CLOEXEC), 0);
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+      auto lock = FileLock::take(path_(), "");
+      (void)!::write(ready[1], lock ? "y" : "n", 1);
+      while (true) ::pause();
+    }
+    char answer = 0;
+    EXPECT_EQ(::read(ready[0], &answer, 1), 1);
+    EXPECT_EQ(answer, 'y');
+    ::close(ready[0]);
+    ::close(ready[1]);
+    return pid;
+  }
+  [[nodiscard]] std::string path_() const { return dir_ + "/lock"; }
+};
+
+TEST_F(FileLockTest, HasOneOwnerUntilThatOneDies) {
+  const pid_t first = owner();
+  const auto refused = FileLock::take(path_(), "stop it");
+  ASSERT_EQ(refused.err(), EWOULDBLOCK);
+  EXPECT_NE(refused.error().detail.find("process " + std::to_string(first) + " has it: stop it"),
+            std::string::npos);
+  std::thread killer([first] {
+    ::kill(first, SIGKILL);
+    ::waitpid(first, nullptr, 0);
+  });
+  const EventFd never = EventFd::must_create();
+  auto lock = FileLock::wait(path_(), never.fd());
+  killer.join();
+  ASSERT_TRUE(lock.ok()) << lock.error().to_string();
+  EXPECT_EQ(FileLock::take(path_(), "").err(), EWOULDBLOCK) << "it is this process's now";
+}
+
+TEST_F(FileLockTest, AWaitCanBeEnded) {
+  const pid_t first = owner();
+  const EventFd stop = EventFd::must_create();
+  stop.signal();
+  EXPECT_EQ(FileLock::wait(path_(), stop.fd()).err(), ECANCELED);
+  EXPECT_EQ(FileLock::take(path_(), "").err(), EWOULDBLOCK) << "and leaves nothing behind";
+  ::kill(first, SIGKILL);
+  ::waitpid(first, nullptr, 0);
+  EXPECT_TRUE(FileLock::take(path_(), "").ok());
+}
 
 TEST(ErrorTest, SaysWhatFailedOnWhatAndWhy) {
   const Error with_detail{EBUSY, "start_user_recovery", "ublk3", "the old server still holds it"};

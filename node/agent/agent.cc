@@ -12,6 +12,7 @@
 #include "common/base/files.h"
 #include "common/base/limits.h"
 #include "common/base/strings.h"
+#include "node/agent/folder_source.h"
 #include "node/agent/identity.h"
 
 namespace ublk_operator {
@@ -61,7 +62,7 @@ Agent::~Agent() {
 }
 
 Result<void> Agent::open() {
-  auto store = StateStore::open(options_.state_dir, options_.run_dir);
+  auto store = StateStore::open(options_.state_dir, options_.run_dir, options_.wait_fd);
   if (!store) return std::move(store).error();
   store_ = std::move(*store);
   auto control = options_.open_control();
@@ -126,7 +127,7 @@ void Agent::add_worker(VolumeRecord record) {
   if (auto found = devices_by_identity_.extract(identity); !found.empty())
     devices = std::move(found.mapped());
   const std::scoped_lock lock(workers_mutex_);
-  sources_[name] = record.source;
+  accepted_[name] = {record.source, record.volume.metadata.uid};
   auto worker = std::make_shared<VolumeWorker>(*context_, std::move(record), std::move(devices));
   worker->start();
   workers_[name] = std::move(worker);
@@ -139,10 +140,14 @@ Result<void> Agent::run(int stop_fd) {
   if (auto connected = pool_->wait_connected(options_.spawner_patience); !connected)
     log_->warn("operation=start error=\"{}\"", connected.error().to_string());
   if (auto adopted = adopt_last_life(); !adopted) return adopted;
-  auto folder = ManifestFolder::open(options_.volumes_dir);
-  if (!folder) return std::move(folder).error();
-  folder_ = std::move(*folder);
-  scan_manifests();
+  auto source = options_.open_source ? options_.open_source()
+                                     : open_folder_source(options_.volumes_dir, machine_name());
+  if (!source) return std::move(source).error();
+  {
+    const std::scoped_lock lock(source_mutex_);
+    source_ = std::move(*source);
+  }
+  scan_source();
   for (const auto& [identity, ids] : devices_by_identity_)
     events_.record(
         "", true, "OrphanDevice",
@@ -161,7 +166,7 @@ Result<void> Agent::run(int stop_fd) {
   if (options_.on_ready) options_.on_ready();
 
   while (true) {
-    pollfd fds[3] = {{stop_fd, POLLIN, 0}, {folder_->fd(), POLLIN, 0}, {wake_.fd(), POLLIN, 0}};
+    pollfd fds[3] = {{stop_fd, POLLIN, 0}, {source_->fd(), POLLIN, 0}, {wake_.fd(), POLLIN, 0}};
     if (::poll(fds, 3, -1) < 0) {
       if (errno == EINTR) continue;
       return errno_error("poll", "agent");
@@ -173,34 +178,36 @@ Result<void> Agent::run(int stop_fd) {
     }
     bool scan = false;
     if (fds[1].revents != 0) {
-      const std::scoped_lock lock(folder_mutex_);
-      scan = folder_->process_events();
+      const std::scoped_lock lock(source_mutex_);
+      scan = source_->process_events();
     }
-    if (scan) scan_manifests();
+    if (scan) scan_source();
   }
 }
 
-void Agent::scan_manifests() {
-  std::map<std::string, std::string> accepted;
+void Agent::scan_source() {
+  std::map<std::string, AcceptedVolume> accepted;
   {
     const std::scoped_lock lock(workers_mutex_);
-    for (const auto& [name, source] : sources_) accepted[name] = source.file;
+    accepted = accepted_;
   }
-  FolderView view;
+  SourceView view;
   {
-    const std::scoped_lock lock(folder_mutex_);
-    view = folder_->scan(accepted);
+    const std::scoped_lock lock(source_mutex_);
+    view = source_->scan(accepted);
   }
   apply_view(view);
 }
 
-void Agent::apply_view(const FolderView& view) {
+VolumeRecord Agent::new_record(const std::string& name, const std::string& uid) const {
+  VolumeRecord record;
+  record.volume.metadata.name = name;
+  record.volume.metadata.uid = uid.empty() ? local_volume_uid(context_->node_id, name) : uid;
+  return record;
+}
+
+void Agent::apply_view(const SourceView& view) {
   std::vector<Problem> problems = view.problems;
-  if (!view.readable)
-    problems.push_back(
-        {options_.volumes_dir, 0, 0, "",
-         view.unreadable_reason + "; the volumes that came from it go on as they are"});
-  if (!view.readable) return report(problems);
   for (const auto& [name, wanted] : view.volumes) {
     auto worker = find(name);
     if (!worker) {
@@ -210,9 +217,7 @@ void Agent::apply_view(const FolderView& view) {
                                 std::to_string(limits::volumes_max) + ")"});
         continue;
       }
-      VolumeRecord record;
-      record.volume.metadata.name = name;
-      record.volume.metadata.uid = local_volume_uid(context_->node_id, name);
+      VolumeRecord record = new_record(name, wanted.volume ? wanted.volume->metadata.uid : "");
       record.source = wanted.source;
       add_worker(std::move(record));
       worker = find(name);
@@ -220,7 +225,7 @@ void Agent::apply_view(const FolderView& view) {
     if (wanted.volume) {
       {
         const std::scoped_lock lock(workers_mutex_);
-        sources_[name] = wanted.source;
+        accepted_[name].source = wanted.source;
       }
       worker->set_wanted(*wanted.volume, wanted.source, wanted.problems);
     } else {
@@ -228,17 +233,17 @@ void Agent::apply_view(const FolderView& view) {
     }
   }
   report(problems);
-  std::vector<std::shared_ptr<VolumeWorker>> removed;
-  {
-    const std::scoped_lock lock(workers_mutex_);
-    for (const auto& [name, worker] : workers_) {
-      VolumeRecord record;
-      record.volume.metadata.name = name;
-      record.source = sources_[name];
-      if (!view.volumes.contains(name) && is_removed(record, view)) removed.push_back(worker);
+  for (const auto& [name, uid] : view.removed) {
+    if (auto worker = find(name)) {
+      worker->set_removed();
+      continue;
     }
+    // Not known here, but somebody waits to hear that nothing is left of it: whether that is so is
+    // for its device's mark to say.
+    VolumeRecord record = new_record(name, uid);
+    record.removing = true;
+    add_worker(std::move(record));
   }
-  for (const auto& worker : removed) worker->set_removed();
 }
 
 void Agent::report(const std::vector<Problem>& problems) {
@@ -270,13 +275,13 @@ void Agent::reap_finished() {
         continue;
       }
       finished.push_back(it->second);
-      sources_.erase(it->first);
+      accepted_.erase(it->first);
       it = workers_.erase(it);
     }
   }
   for (const auto& worker : finished) worker->join();
   // The manifest may have come back while its volume went.
-  if (!finished.empty()) scan_manifests();
+  if (!finished.empty()) scan_source();
 }
 
 std::shared_ptr<VolumeWorker> Agent::find(const std::string& name) {
@@ -336,8 +341,8 @@ Result<std::vector<std::string>> Agent::apply(const std::string& manifest) {
   // Each document is written as its user wrote it: from its first line to the next document's.
   const auto lines = split(manifest, '\n');
   std::vector<std::string> names;
-  const std::scoped_lock lock(folder_mutex_);
-  if (!folder_) return Error{EAGAIN, "apply", "agent", "it is still starting; try again"};
+  const std::scoped_lock lock(source_mutex_);
+  if (!source_) return Error{EAGAIN, "apply", "agent", "it is still starting; try again"};
   for (size_t i = 0; i < decoded.documents.size(); ++i) {
     const auto& document = decoded.documents[i];
     const auto first = static_cast<size_t>(std::max(document.line, 1) - 1);
@@ -351,12 +356,13 @@ Result<std::vector<std::string>> Agent::apply(const std::string& manifest) {
       for (size_t line = first; line < last && line < lines.size(); ++line)
         if (trim(lines[line]) != "---") text += std::string(lines[line]) + "\n";
     }
-    std::optional<std::string> file;
+    std::optional<SourceIdentity> present;
     {
       const std::scoped_lock workers(workers_mutex_);
-      if (auto it = sources_.find(document.name); it != sources_.end()) file = it->second.file;
+      if (auto it = accepted_.find(document.name); it != accepted_.end())
+        present = it->second.source;
     }
-    if (auto written = folder_->write_manifest(document.name, text, file); !written) {
+    if (auto written = source_->write_manifest(document.name, text, present); !written) {
       Error error = std::move(written).error();
       if (!names.empty()) error.detail += "; applied before it: " + join(names, ", ");
       return error;
@@ -369,14 +375,14 @@ Result<std::vector<std::string>> Agent::apply(const std::string& manifest) {
 Result<void> Agent::remove(const std::string& name) {
   auto worker = find(name);
   if (!worker) return no_such_volume(name);
-  std::string file;
+  SourceIdentity present;
   {
     const std::scoped_lock lock(workers_mutex_);
-    file = sources_[name].file;
+    present = accepted_[name].source;
   }
-  const std::scoped_lock lock(folder_mutex_);
-  if (!folder_) return Error{EAGAIN, "delete", "agent", "it is still starting; try again"};
-  auto removed = folder_->remove_manifest(name, file);
+  const std::scoped_lock lock(source_mutex_);
+  if (!source_) return Error{EAGAIN, "delete", "agent", "it is still starting; try again"};
+  auto removed = source_->remove_manifest(name, present);
   if (!removed && removed.err() != ENOENT) return removed;
   // A person said so: that counts also when the file, or its folder, had vanished or was replaced before.
   worker->set_removed();
@@ -466,7 +472,7 @@ nlohmann::json Agent::support_bundle() {
   bundle["kernel"] = std::string(kernel.release) + " " + kernel.version;
   bundle["kernelFeatures"] = flags_to_string(context_->kernel_features);
   bundle["time"] = format_now();
-  bundle["options"] = {{"volumesDir", options_.volumes_dir},
+  bundle["options"] = {{"volumesDir", options_.open_source ? "" : options_.volumes_dir},
                        {"stateDir", options_.state_dir},
                        {"spawnerSocket", options_.spawner_socket},
                        {"serverProgram", options_.server_program},

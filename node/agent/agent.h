@@ -15,19 +15,23 @@
 
 #include "common/base/log.h"
 #include "common/localapi/service.h"
-#include "node/agent/manifest_folder.h"
+#include "node/agent/volume_source.h"
 #include "node/agent/volume_worker.h"
 
 namespace ublk_operator {
 
 struct AgentOptions {
   std::string volumes_dir = "/etc/ublk/volumes";
+  // Instead of that folder; called once, when the volumes of the last life are known again.
+  std::function<Result<std::unique_ptr<VolumeSource>>()> open_source;
   std::string state_dir = "/var/lib/ublk-operator";
   std::string run_dir = "/run/ublk-operator";
   std::string spawner_socket = "/run/ublk-operator/spawner.sock";
   std::string server_program;  // absolute path of ublk-server
   std::map<std::string, std::string> pools{{"default", "/var/lib/ublk-operator/pool"}};
   unsigned standby_count = 1;
+  // Another agent of this state folder is waited for, until this is readable, instead of an error.
+  std::optional<int> wait_fd;
   std::string test_hooks_dir;
   NodePaths paths;
   std::function<Result<void>()> start_spawner;  // `ublk-node run`
@@ -40,7 +44,7 @@ struct AgentOptions {
 
 class Agent : public VolumeService {
  public:
-  // EWOULDBLOCK: another agent runs on this state folder; ENOENT and others: the control device
+  // EWOULDBLOCK: another agent runs on this state folder; ECANCELED: see wait_fd; ENOENT and others: the control device
   // cannot be opened.
   [[nodiscard]] static Result<std::unique_ptr<Agent>> create(AgentOptions options, Logger log);
   ~Agent() override;
@@ -64,8 +68,9 @@ class Agent : public VolumeService {
   Agent(AgentOptions options, Logger log);
   [[nodiscard]] Result<void> open();
   [[nodiscard]] Result<void> adopt_last_life();
-  void scan_manifests();
-  void apply_view(const FolderView& view);
+  void scan_source();
+  [[nodiscard]] VolumeRecord new_record(const std::string& name, const std::string& uid) const;
+  void apply_view(const SourceView& view);
   void report(const std::vector<Problem>& problems);
   void add_worker(VolumeRecord record);
   void wake_all(bool reset);
@@ -88,12 +93,12 @@ class Agent : public VolumeService {
   std::set<std::string> reported_;  // problems of the last scan, said once
 
   EventFd wake_ = EventFd::must_create();  // a volume is gone: its worker is to be joined
-  std::mutex folder_mutex_;
-  std::optional<ManifestFolder> folder_;
+  std::mutex source_mutex_;
+  std::unique_ptr<VolumeSource> source_;
 
   std::mutex workers_mutex_;
   std::map<std::string, std::shared_ptr<VolumeWorker>> workers_;
-  std::map<std::string, SourceIdentity> sources_;  // of each worker's manifest
+  std::map<std::string, AcceptedVolume> accepted_;  // a worker each
 
   std::mutex board_mutex_;  // held while watchers are called: that is how unwatch() waits for them
   std::map<std::string, Volume> board_;

@@ -21,16 +21,9 @@
 #include "common/api/volume.h"
 #include "common/base/result.h"
 #include "common/base/unique_fd.h"
-#include "node/agent/state_store.h"
+#include "node/agent/volume_source.h"
 
 namespace ublk_operator {
-
-struct WantedVolume {
-  std::optional<Volume> volume;  // empty: the manifest is broken, keep what was accepted before
-  SourceIdentity source;
-  // Why it is broken, or which of two documents of one name was passed over.
-  std::vector<Problem> problems;
-};
 
 struct FolderView {
   bool readable = false;  // false: nothing below is known, nothing was removed

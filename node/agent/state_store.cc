@@ -1,7 +1,6 @@
 #include "node/agent/state_store.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -227,7 +226,7 @@ std::string file_stem(const std::string& volume_name) {
   return volume_name.substr(0, stem_bytes_max) + "~" + hash;
 }
 
-StateStore::StateStore(std::string state_dir, std::string run_dir, UniqueFd lock)
+StateStore::StateStore(std::string state_dir, std::string run_dir, FileLock lock)
     : state_dir_(std::move(state_dir)), run_dir_(std::move(run_dir)), lock_(std::move(lock)) {}
 
 std::string StateStore::record_path(const std::string& name) const {
@@ -239,26 +238,18 @@ std::string StateStore::lease_path(const std::string& name) const {
 }
 
 Result<std::unique_ptr<StateStore>> StateStore::open(const std::string& state_dir,
-                                                     const std::string& run_dir) {
+                                                     const std::string& run_dir,
+                                                     std::optional<int> wait_fd) {
   // Manifests may hold what not everybody should read, and leases name processes to be killed.
   for (const std::string& folder : {state_dir + "/volumes", run_dir + "/leases"})
     if (auto made = make_directories(folder, 0700); !made) return made.error();
   const std::string path = state_dir + "/lock";
-  UniqueFd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!lock.valid()) return errno_error("open", path);
-  if (::flock(lock.get(), LOCK_EX | LOCK_NB) < 0) {
-    if (errno != EWOULDBLOCK) return errno_error("flock", path);
-    std::string holder = "another agent";
-    if (auto text = read_file(path, 64); text && !trim(*text).empty())
-      holder += " (pid " + std::string(trim(*text)) + ")";
-    return Error{EWOULDBLOCK, "lock_state", state_dir,
-                 holder + " works with this folder: stop it, or give this one another folder"};
-  }
-  // The pid only informs: the lock itself is what counts, and ends with the process.
-  const std::string pid = std::to_string(::getpid()) + "\n";
-  if (::ftruncate(lock.get(), 0) < 0) return errno_error("ftruncate", path);
-  if (auto written = write_all(lock.get(), pid, path); !written) return written.error();
-  return std::unique_ptr<StateStore>(new StateStore(state_dir, run_dir, std::move(lock)));
+  auto lock = wait_fd ? FileLock::wait(path, *wait_fd)
+                      : FileLock::take(path,
+                                       "it is an agent that works with this folder. Stop it, or "
+                                       "give this one another folder");
+  if (!lock) return std::move(lock).error();
+  return std::unique_ptr<StateStore>(new StateStore(state_dir, run_dir, std::move(*lock)));
 }
 
 Result<StateStore::Loaded> StateStore::load() {

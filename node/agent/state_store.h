@@ -21,8 +21,8 @@
 #include <vector>
 
 #include "common/api/volume.h"
+#include "common/base/file_lock.h"
 #include "common/base/result.h"
-#include "common/base/unique_fd.h"
 #include "node/ublk/device.h"
 
 namespace ublk_operator {
@@ -94,9 +94,11 @@ struct BrokenRecord {
 class StateStore {
  public:
   // Makes the folders and takes the lock (<state>/lock) that makes one agent the writer.
-  // EWOULDBLOCK: another agent holds it (detail names its pid if it can be read).
-  [[nodiscard]] static Result<std::unique_ptr<StateStore>> open(const std::string& state_dir,
-                                                                const std::string& run_dir);
+  // EWOULDBLOCK: another agent holds it (detail names its pid if it can be read). `wait_fd`: waits
+  // for that one's end instead; ECANCELED when this becomes readable.
+  [[nodiscard]] static Result<std::unique_ptr<StateStore>> open(
+      const std::string& state_dir, const std::string& run_dir,
+      std::optional<int> wait_fd = std::nullopt);
 
   // All volumes of the last life, by name, and what could not be read. Also clears away what a
   // crash in the middle of a write left behind.
@@ -120,12 +122,12 @@ class StateStore {
   [[nodiscard]] Result<std::string> node_id();
 
  private:
-  StateStore(std::string state_dir, std::string run_dir, UniqueFd lock);
+  StateStore(std::string state_dir, std::string run_dir, FileLock lock);
   [[nodiscard]] std::string record_path(const std::string& name) const;
   [[nodiscard]] std::string lease_path(const std::string& name) const;
   std::string state_dir_;
   std::string run_dir_;
-  UniqueFd lock_;
+  FileLock lock_;
 };
 
 }  // namespace ublk_operator

@@ -219,7 +219,7 @@ TEST_F(StateStoreTest, ASecondAgentIsRefusedByNameOfTheFirst) {
   auto first = open();
   const auto second = StateStore::open(dir_ + "/state", dir_ + "/run");
   ASSERT_EQ(second.err(), EWOULDBLOCK);
-  EXPECT_NE(second.error().detail.find("pid " + std::to_string(::getpid())), std::string::npos)
+  EXPECT_NE(second.error().detail.find("process " + std::to_string(::getpid())), std::string::npos)
       << second.error().to_string();
   first.reset();
   EXPECT_TRUE(StateStore::open(dir_ + "/state", dir_ + "/run").ok());

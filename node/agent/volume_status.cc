@@ -76,7 +76,7 @@ Condition VolumeWorker::ready_condition(const Decision& decision) {
                   ConditionStatus::no,
                   reconcile::to_string(decision.why),
                   wait_message(decision.why),
-                  record_.volume.metadata.generation,
+                  std::max(record_.volume.metadata.generation, seen_generation_),
                   ""};
   const bool serves =
       device_ && device_->state == DeviceState::live && server_state_ == Server::serving;
@@ -104,7 +104,7 @@ Condition VolumeWorker::ready_condition(const Decision& decision) {
 
 void VolumeWorker::publish_status(const Decision& decision) {
   const std::string now = format_now();
-  const int64_t generation = record_.volume.metadata.generation;
+  const int64_t generation = std::max(record_.volume.metadata.generation, seen_generation_);
   Volume volume = record_.volume;
   {
     const std::scoped_lock lock(published_mutex_);

@@ -231,6 +231,8 @@ void VolumeWorker::take_mail() {
 
 void VolumeWorker::accept(Volume wanted, SourceIdentity source) {
   const bool is_new = record_.volume.spec.size_bytes == 0;
+  const bool numbered = !wanted.metadata.uid.empty();  // by the API server
+  if (numbered) seen_generation_ = wanted.metadata.generation;
   if (!is_new) {
     Volume present = record_.volume;
     present.spec.size_bytes = present_size();
@@ -244,15 +246,18 @@ void VolumeWorker::accept(Volume wanted, SourceIdentity source) {
   }
   problems_.clear();
   const bool changed = is_new || record_.removing || !(record_.volume.spec == wanted.spec);
-  const bool moved = !(record_.source == source) ||
-                     record_.volume.metadata.labels != wanted.metadata.labels ||
-                     record_.volume.metadata.annotations != wanted.metadata.annotations;
+  const bool moved =
+      !(record_.source == source) ||
+      (numbered && wanted.metadata.generation != record_.volume.metadata.generation) ||
+      record_.volume.metadata.labels != wanted.metadata.labels ||
+      record_.volume.metadata.annotations != wanted.metadata.annotations;
   if (!changed && !moved) return;
   const VolumeSpec before = record_.volume.spec;
   const int64_t generation = record_.volume.metadata.generation;
   wanted.metadata.uid = record_.volume.metadata.uid;
-  wanted.metadata.generation =
-      changed && !is_new ? generation + 1 : std::max<int64_t>(generation, 1);
+  if (!numbered)
+    wanted.metadata.generation =
+        changed && !is_new ? generation + 1 : std::max<int64_t>(generation, 1);
   wanted.status = {};
   record_.volume = std::move(wanted);
   record_.source = std::move(source);

@@ -193,6 +193,7 @@ class VolumeWorker {
   std::unique_ptr<ControlDevice> control_;
   VolumeRecord record_;
   std::vector<Problem> problems_;  // why the newest manifest was not accepted
+  int64_t seen_generation_ = 0;    // of the API server's newest, accepted or not
   bool forced_ = false;
   bool replace_server_ = false;
 

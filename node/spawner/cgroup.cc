@@ -56,7 +56,14 @@ Result<std::string> own_directory() {
   if (const std::string& root = mount->first; root != "/" && relative.starts_with(root))
     relative.erase(0, root.size());
   if (relative == "/") relative.clear();
-  return mount->second + relative;
+  std::string own = mount->second + relative;
+  // Where the one before us moved our watchdog, and so us.
+  constexpr std::string_view moved = "/spawner";
+  if (own.ends_with(moved)) {
+    const std::string above = own.substr(0, own.size() - moved.size());
+    if (::access((above + "/servers").c_str(), F_OK) == 0) own = above;
+  }
+  return own;
 }
 
 bool has_word(std::string_view text, std::string_view word) {
@@ -80,28 +87,39 @@ Result<ServerCgroups> ServerCgroups::create() {
   if (!has_word(*controllers, "memory"))
     return Error{ENOTSUP, "use", *own, "the memory controller is not delegated to this cgroup"};
 
-  // The root of the whole hierarchy has no cgroup.type and may hold processes beside children;
-  // everything else must be emptied of processes, and only our own is ours to move.
-  const bool is_root = ::access((*own + "/cgroup.type").c_str(), F_OK) < 0;
-  if (!is_root) {
-    auto members = read_file(*own + "/cgroup.procs", proc_file_bytes_max);
-    if (!members) return std::move(members).error();
-    if (trim(*members) != std::to_string(::getpid()))
-      return Error{EBUSY, "use", *own, "other processes share this cgroup"};
-  }
-
   const std::string spawner = *own + "/spawner";
   const std::string servers = *own + "/servers";
+  // The root of the whole hierarchy has no cgroup.type and may hold processes beside children;
+  // everything else must be emptied of processes, and only our own are ours to move: this one, and
+  // the watchdog above it.
+  const bool is_root = ::access((*own + "/cgroup.type").c_str(), F_OK) < 0;
+  std::vector<std::string> ours;
+  if (!is_root) {
+    const std::vector<std::string> may_be{std::to_string(::getpid()), std::to_string(::getppid())};
+    for (const std::string& folder : {*own, spawner}) {
+      auto members = read_file(folder + "/cgroup.procs", proc_file_bytes_max);
+      if (!members && members.err() == ENOENT) continue;
+      if (!members) return std::move(members).error();
+      for (const auto member : split(trim(*members), '\n')) {
+        if (member.empty()) continue;
+        if (std::find(may_be.begin(), may_be.end(), member) == may_be.end())
+          return Error{EBUSY, "use", folder,
+                       "other processes share this cgroup (" + std::string(member) + ")"};
+        if (folder == *own) ours.emplace_back(member);
+      }
+    }
+  }
+
   const auto give_up = [&](Error error) {
-    (void)write_value(*own + "/cgroup.procs", "0");
+    for (const auto& process : ours) (void)write_value(*own + "/cgroup.procs", process);
     remove_empty_leaves(spawner, servers);
     return error;
   };
   for (const std::string& folder : {spawner, servers})
     if (::mkdir(folder.c_str(), 0755) < 0 && errno != EEXIST)
       return give_up(errno_error("mkdir", folder));
-  if (!is_root)
-    if (auto moved = write_value(spawner + "/cgroup.procs", "0"); !moved)
+  for (const auto& process : ours)
+    if (auto moved = write_value(spawner + "/cgroup.procs", process); !moved)
       return give_up(moved.error());
   for (const std::string& folder : {*own, servers})
     if (auto enabled = write_value(folder + "/cgroup.subtree_control", "+memory"); !enabled)

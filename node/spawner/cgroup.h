@@ -1,7 +1,8 @@
 // ServerCgroups: a leaf cgroup for every server, so that memory limits and the OOM killer hit one
 // server and never all of them.
-// Shape    OWN/spawner holds this process, OWN/servers/<id> one server each, OWN being the cgroup
-//          this process was started in. Only cgroup v2; only where OWN is ours alone (a systemd
+// Shape    OWN/spawner holds this process and its parent if that was in OWN (the watchdog of a
+//          container), OWN/servers/<id> one server each, OWN being the cgroup this process was
+//          started in, or the one above when that is a predecessor's OWN/spawner. Only cgroup v2; only where OWN is ours alone (a systemd
 //          unit with Delegate=yes, a container's root): a cgroup with other processes in it cannot
 //          pass its controllers on and is left as it was.
 // Errors   none is fatal: servers run without a leaf then.
@@ -20,7 +21,7 @@ class ServerCgroups {
  public:
   // No leaves at all: add() fails with ENOTSUP.
   ServerCgroups() = default;
-  // Moves this process into OWN/spawner. ENOTSUP, EROFS, EACCES, EBUSY...: not possible here, and
+  // Moves this process (and its watchdog) into OWN/spawner. ENOTSUP, EROFS, EACCES, EBUSY...: not possible here, and
   // nothing was changed.
   [[nodiscard]] static Result<ServerCgroups> create();
 

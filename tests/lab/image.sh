@@ -15,27 +15,40 @@ LAB_QEMU_PACKAGES=(qemu-system-x86 qemu-system-data qemu-system-common seabios)
 # lab_image: builds what is missing. Sets LAB_IMAGE to the folder with root.img, SERIES/kernel,
 # SERIES/initrd and SERIES/release (`uname -r`), and LAB_QEMU to the command that starts QEMU.
 lab_image() {
-  local key
+  local key emulator
   # The common case, everything is there, takes no lock: results never change once they have their name.
   key=$(digest "$LAB_DIR"/{image.sh,apt.sh,rootfs.packages} "$LAB_DIR"/guest/*)
   LAB_IMAGE=$LAB_CACHE/image-$key
-  local emulator
-  emulator=$LAB_CACHE/emulator-$(digest "${LAB_QEMU_PACKAGES[@]}" "$(declare -f lab_fetch_emulator)")
-  LAB_QEMU=("$emulator/usr/bin/qemu-system-x86_64" -L "$emulator/usr/share/seabios" -L "$emulator/usr/share/qemu")
+  lab_name_emulator; emulator=$REPLY
   touch -c "$LAB_IMAGE" "$emulator"
   [[ -d $LAB_IMAGE && -d $emulator ]] && return
   say "building the lab VM in $LAB_CACHE (first use, or its recipe changed)"
-  with_cache_lock lab_image_locked "$key" "${emulator##*-}"
+  with_cache_lock lab_image_locked "$key"
 }
 
 lab_image_locked() {
   local start kernels rootfs
   start=$(now_ms)
-  cached emulator "$2" lab_build_emulator
-  cached kernels "$(digest "${LAB_KERNELS[@]}" "$(declare -f suite_apt_update lab_fetch_kernel lab_unpack_vmlinuz)")" lab_build_kernels; kernels=$REPLY
+  lab_get_emulator
+  lab_get_kernels; kernels=$REPLY
   cached rootfs "$(digest "$LAB_DIR/rootfs.packages" "$(declare -f lab_bootstrap)")" lab_build_rootfs; rootfs=$REPLY
   cached image "$1" lab_build_image "$kernels" "$rootfs"; LAB_IMAGE=$REPLY
   say "lab VM ready: $(seconds "$start") s"
+}
+
+# lab_name_emulator: sets LAB_QEMU to the command that starts QEMU and REPLY to its folder, built or not.
+lab_name_emulator() {
+  REPLY=$LAB_CACHE/emulator-$(digest "${LAB_QEMU_PACKAGES[@]}" "$(declare -f lab_fetch_emulator)")
+  LAB_QEMU=("$REPLY/usr/bin/qemu-system-x86_64" -L "$REPLY/usr/share/seabios" -L "$REPLY/usr/share/qemu")
+}
+
+# Both under with_cache_lock; REPLY is the folder.
+lab_get_emulator() {
+  lab_name_emulator
+  cached emulator "${REPLY##*-}" lab_build_emulator
+}
+lab_get_kernels() {
+  cached kernels "$(digest "${LAB_KERNELS[@]}" "$(declare -f suite_apt_update lab_fetch_kernel lab_unpack_vmlinuz)")" lab_build_kernels
 }
 
 lab_build_emulator() {
@@ -98,11 +111,12 @@ lab_unpack_vmlinuz() {
   cp "$1" "$2"
 }
 
-lab_build_rootfs() { step "bootstrapping Debian 12 with the lab's packages" lab_bootstrap "$1"; }
+lab_build_rootfs() { step "bootstrapping Debian 12 with the lab's packages" lab_bootstrap "$1" "$LAB_DIR/rootfs.packages"; }
 
+# lab_bootstrap OUT LIST: OUT/root, a Debian 12 with the packages named in the file LIST.
 lab_bootstrap() {
   local out=$1 packages
-  packages=$(sed 's/#.*//' "$LAB_DIR/rootfs.packages" | xargs | tr ' ' ',')
+  packages=$(sed 's/#.*//' "$2" | xargs | tr ' ' ',')
   mmdebstrap --variant=minbase --mode=root --keyring="$DEBIAN_KEYRING" --include="$packages" \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' \
@@ -116,23 +130,36 @@ lab_build_image() {
 }
 
 lab_pack_image() {
-  local kernels=$1 rootfs=$2 out=$3 root=$3/root series release
-  # Links instead of copies; /etc is written to below, so it alone is copied.
-  cp -al "$rootfs/root" "$root"
-  rm -rf "${root:?}/etc"
-  cp -a "$rootfs/root/etc" "$root/etc"
-  for series in "${LAB_KERNELS[@]}"; do
-    release=$(<"$kernels/$series/release")
-    mkdir -p "$root/usr/lib/modules" "$out/$series"
-    cp -al "$kernels/$series/tree/lib/modules/$release" "$root/usr/lib/modules/"
-    cp "$kernels/$series"/{kernel,release} "$out/$series/"
-    lab_pack_initrd "$root" "$release" "$out/$series/initrd"
-  done
+  local kernels=$1 rootfs=$2 out=$3 root=$3/root series
+  lab_link_root "$rootfs/root" "$root"
+  for series in "${LAB_KERNELS[@]}"; do lab_add_kernel "$kernels" "$series" "$root" "$out"; done
   lab_install_guest "$root"
-  truncate -s "$LAB_DISK_SIZE" "$out/root.img"
+  lab_make_disk "$root" "$out/root.img"
+}
+
+# lab_link_root FROM ROOT: links instead of copies; /etc is written to later, so it alone is copied.
+lab_link_root() {
+  cp -al "$1" "$2"
+  rm -rf "${2:?}/etc"
+  cp -a "$1/etc" "$2/etc"
+}
+
+# lab_add_kernel KERNELS SERIES ROOT OUT: the modules into ROOT, kernel, initrd and release into OUT/SERIES.
+lab_add_kernel() {
+  local kernels=$1 series=$2 root=$3 out=$4 release
+  release=$(<"$kernels/$series/release")
+  mkdir -p "$root/usr/lib/modules" "$out/$series"
+  cp -al "$kernels/$series/tree/lib/modules/$release" "$root/usr/lib/modules/"
+  cp "$kernels/$series"/{kernel,release} "$out/$series/"
+  lab_pack_initrd "$root" "$release" "$out/$series/initrd"
+}
+
+# lab_make_disk ROOT DISK: ROOT becomes a disk image and is gone.
+lab_make_disk() {
+  truncate -s "$LAB_DISK_SIZE" "$2"
   # Journal and tables are initialised here, so that no boot does it in the background.
-  mke2fs -q -F -t ext4 -L lab -E lazy_itable_init=0,lazy_journal_init=0 -d "$root" "$out/root.img"
-  rm -rf "$root"
+  mke2fs -q -F -t ext4 -L lab -E lazy_itable_init=0,lazy_journal_init=0 -d "$1" "$2"
+  rm -rf "$1"
 }
 
 # lab_pack_initrd ROOT RELEASE OUT: what every boot needs, uncompressed: an emulated machine would
@@ -163,8 +190,16 @@ lab_install_guest() {
   mkdir -p "$root"/{lab,repo,build,results,job}
   install -m 755 "$LAB_DIR"/guest/{init,run-job,lab-cut} "$root/lab/"
   install -m 644 "$LAB_DIR/guest/lab.service" "$root/etc/systemd/system/"
-  printf 'ublk-lab\n' >"$root/etc/hostname"
-  printf '127.0.0.1 localhost ublk-lab\n' >"$root/etc/hosts"
+  lab_make_guest "$root" ublk-lab
+  mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
+  ln -sf ../lab.service "$root/etc/systemd/system/multi-user.target.wants/lab.service"
+}
+
+# lab_make_guest ROOT HOSTNAME: what a root filesystem needs to be a quick machine of the lab.
+lab_make_guest() {
+  local root=$1
+  printf '%s\n' "$2" >"$root/etc/hostname"
+  printf '127.0.0.1 localhost %s\n' "$2" >"$root/etc/hosts"
   printf '/dev/vda / ext4 defaults 0 1\n' >"$root/etc/fstab"
   printf '0123456789abcdef0123456789abcdef\n' >"$root/etc/machine-id"
   # Nobody logs in, housekeeping would only disturb measurements, and hardware that QEMU has but no
@@ -180,6 +215,4 @@ lab_install_guest() {
   done
   printf 'blacklist %s\n' ata_generic ata_piix drm evbug floppy i2c_piix4 iTCO_wdt kvm_amd kvm_intel pata_acpi \
     pcspkr psmouse serio_raw sr_mod button evdev intel_agp bochs >"$root/etc/modprobe.d/lab.conf"
-  mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
-  ln -sf ../lab.service "$root/etc/systemd/system/multi-user.target.wants/lab.service"
 }

@@ -5,6 +5,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/deps.sh"
 . "$LAB_DIR/apt.sh"
 . "$LAB_DIR/image.sh"
+. "$LAB_DIR/qemu.sh"
 
 STATUS_USAGE=64          # wrong arguments
 STATUS_NO_VERDICT=70     # the VM ended (panic, power cut) before the job did
@@ -118,11 +119,6 @@ printf '%s\0' "${command[@]}" >"$run/job/command"
   ((!${#environment[@]})) || printf 'export %q\n' "${environment[@]}"
 } >"$run/job/environment"
 
-# KVM where it works. The device alone proves nothing: in a nested machine it can be there while
-# guests never run an instruction; without the processor's flag it is such a one.
-accel=tcg,thread=multi
-if [[ -w /dev/kvm ]] && grep -qwE 'vmx|svm' /proc/cpuinfo; then accel=kvm; fi
-
 base=$LAB_IMAGE/root.img
 if [[ -n $overlay ]]; then
   # The disk outlives the VM here, so flushes are honoured; the throw-away one ignores them.
@@ -132,26 +128,22 @@ else
   qemu-img create -q -f qcow2 -b "$base" -F raw "$run/root.qcow2"
   root_drive="file=$run/root.qcow2,format=qcow2,cache=unsafe"
 fi
-# The second line only shortens the boot of an emulated machine, as does the processor without la57
-# (a fifth level of page tables).
-append="console=ttyS0 quiet loglevel=5 panic=-1 oops=panic mitigations=off"
-append+=" nokaslr cryptomgr.notests tsc=reliable no_timer_check"
+append=$LAB_PARAMETERS
 if [[ $flavour == systemd ]]; then
   append+=" init=/lib/systemd/systemd systemd.log_target=kmsg systemd.show_status=0"
 fi
-share() { printf -- 'local,path=%s,mount_tag=%s,security_model=none,readonly=%s,multidevs=remap' "$2" "$1" "$3"; }
 mkfifo "$run/out"
+lab_machine
 # shellcheck disable=SC2054
-qemu=("${LAB_QEMU[@]}" -nodefaults -no-user-config -display none -no-reboot -msg timestamp=on
-  -accel "${UBLK_LAB_ACCEL:-$accel}" -cpu max,la57=off,svm=off -smp "$cpus" -m "$memory"
+qemu=("${LAB_MACHINE[@]}" -no-reboot -smp "$cpus" -m "$memory"
   -kernel "$LAB_IMAGE/$kernel/kernel" -initrd "$LAB_IMAGE/$kernel/initrd" -append "$append $parameters"
   -drive "if=virtio,$root_drive"
   -chardev "file,id=kernel,path=$run/kernel.log,append=on" -serial chardev:kernel
   -device virtio-serial-pci
   -chardev "file,id=out,path=$run/out" -device "virtserialport,chardev=out,name=lab.out"
   -chardev "file,id=status,path=$run/status" -device "virtserialport,chardev=status,name=lab.status"
-  -virtfs "$(share job "$run/job" on)" -virtfs "$(share repo "$REPO" on)"
-  -virtfs "$(share build "$build" on)" -virtfs "$(share results "$results" off)"
+  -virtfs "$(lab_share job "$run/job" on)" -virtfs "$(lab_share repo "$REPO" on)"
+  -virtfs "$(lab_share build "$build" on)" -virtfs "$(lab_share results "$results" off)"
   -device virtio-rng-pci)
 ((!${#disks[@]})) || for disk in "${disks[@]}"; do
   [[ -f $disk || -b $disk ]] || fail $STATUS_USAGE "--disk $disk: no such file; make one with: truncate -s 1G $disk"

@@ -1,0 +1,163 @@
+#include "node/cluster/cluster_volumes.h"
+
+#include <cerrno>
+#include <utility>
+
+#include "nlohmann/json.hpp"
+
+namespace ublk_operator {
+
+namespace {
+
+constexpr const char* origin = "ublkvolumes/";
+
+std::string text_of(const nlohmann::json& object, const char* key) {
+  const auto found = object.find(key);
+  return found != object.end() && found->is_string() ? found->get<std::string>() : "";
+}
+
+}  // namespace
+
+kube::Resource volume_resource() { return {"ublk.dev", "v1alpha1", "ublkvolumes", ""}; }
+kube::Resource node_resource() { return {"ublk.dev", "v1alpha1", "ublknodes", ""}; }
+
+ClusterObject read_cluster_object(const nlohmann::json& object, const std::string& cluster) {
+  ClusterObject result;
+  const auto metadata = object.value("metadata", nlohmann::json::object());
+  const std::string name = text_of(metadata, "name");
+  result.uid = text_of(metadata, "uid");
+  result.generation = metadata.value("generation", int64_t{0});
+  result.deleting = !text_of(metadata, "deletionTimestamp").empty();
+  result.wanted.source = {origin + name, cluster};
+
+  nlohmann::json bare = object;
+  bare.erase("status");              // others write there too
+  bare["apiVersion"] = kApiVersion;  // the items of a list do not say it
+  bare["kind"] = kVolumeKind;
+  auto volume = volume_from_json(bare);
+  if (volume) {
+    // As little as is of use: an object may carry up to 256 KiB of annotations.
+    volume->metadata.annotations.clear();
+    result.wanted.volume = std::move(*volume);
+  } else {
+    // The API server checks what the CRD says; a newer CRD may allow what this agent does not know.
+    result.wanted.problems.push_back({result.wanted.source.file, 0, 0, "", volume.error().detail});
+  }
+  return result;
+}
+
+SourceView view_of(const std::map<std::string, ClusterObject>& objects,
+                   const std::map<std::string, AcceptedVolume>& accepted,
+                   const std::string& cluster) {
+  SourceView view;
+  for (const auto& [name, object] : objects) {
+    const auto known = accepted.find(name);
+    const bool same = known == accepted.end() || known->second.uid == object.uid;
+    if (!same && known->second.source.directory_identity != cluster) {
+      view.problems.push_back(
+          {object.wanted.source.file, 0, 0, "metadata.name",
+           "this node has another volume of that name, from " + known->second.source.file +
+               ", and keeps it; remove that one first (on the node: `ublkctl delete " + name +
+               "`), or choose another name"});
+    } else if (!same) {
+      view.removed.emplace(name, known->second.uid);  // then the new one's turn comes
+    } else if (object.deleting) {
+      view.removed.emplace(name, object.uid);
+    } else {
+      view.volumes.emplace(name, object.wanted);
+    }
+  }
+  for (const auto& [name, known] : accepted) {
+    if (objects.contains(name) || known.source.directory_identity != cluster) continue;
+    std::string message = "the object of volume '" + name + "' is gone without having been deleted";
+    message +=
+        "; the volume goes on. Create the object again, or remove what is left of it: on the ";
+    message += "node, `ublkctl delete " + name + "`";
+    view.problems.push_back({known.source.file, 0, 0, "", std::move(message)});
+  }
+  return view;
+}
+
+// --- the facade
+// ----------------------------------------------------------------------------------------------
+
+class ClusterVolumes::Source : public VolumeSource {
+ public:
+  explicit Source(ClusterVolumes& volumes) : volumes_(volumes) {}
+
+  int fd() const override { return volumes_.wake_.fd(); }
+  bool process_events() override {
+    volumes_.wake_.drain();
+    return true;
+  }
+  SourceView scan(const std::map<std::string, AcceptedVolume>& accepted) override {
+    const std::scoped_lock lock(volumes_.mutex_);
+    // Until every object was seen, of a cluster that is known, nothing is known.
+    if (!volumes_.synced_ || volumes_.cluster_.empty()) return {};
+    return view_of(volumes_.objects_, accepted, volumes_.cluster_);
+  }
+  Result<void> write_manifest(const std::string& name, const std::string& /*text*/,
+                              const std::optional<SourceIdentity>& /*accepted*/) override {
+    return Error{EOPNOTSUPP, "apply", "volume " + name,
+                 "the volumes of this node come from the API server; use kubectl apply"};
+  }
+  Result<void> remove_manifest(const std::string& name,
+                               const SourceIdentity& /*accepted*/) override {
+    if (!volumes_.find(name)) return {};  // an orphan
+    return Error{
+        EOPNOTSUPP, "delete", "volume " + name,
+        "the volumes of this node come from the API server; use kubectl delete ublkvolume " + name};
+  }
+
+ private:
+  ClusterVolumes& volumes_;
+};
+
+std::unique_ptr<VolumeSource> ClusterVolumes::source() { return std::make_unique<Source>(*this); }
+
+// --- the reflector's listener
+// ---------------------------------------------------------------------------------
+
+ClusterVolumes::ClusterVolumes(std::shared_ptr<kube::Transport> transport,
+                               const std::string& node_name, Logger log)
+    : reflector_(
+          std::move(transport), volume_resource(),
+          "fieldSelector=" + kube::query_escape("spec.nodeName=" + node_name),
+          kube::Informer::Options{},
+          [this](const std::string& name, const nlohmann::json* object) { changed(name, object); },
+          [this] {
+            const std::scoped_lock lock(mutex_);
+            synced_ = true;
+            wake_.signal();
+          },
+          std::move(log)) {}
+
+void ClusterVolumes::start() { reflector_.start(); }
+
+void ClusterVolumes::set_cluster(const std::string& uid) {
+  const std::scoped_lock lock(mutex_);
+  cluster_ = "cluster:" + uid;
+  for (auto& [name, object] : objects_) object.wanted.source.directory_identity = cluster_;
+  wake_.signal();
+}
+
+std::optional<ClusterObject> ClusterVolumes::find(const std::string& name) const {
+  const std::scoped_lock lock(mutex_);
+  const auto found = objects_.find(name);
+  return found == objects_.end() ? std::nullopt : std::optional(found->second);
+}
+
+void ClusterVolumes::changed(const std::string& name, const nlohmann::json* object) {
+  const std::scoped_lock lock(mutex_);
+  if (object == nullptr) {
+    objects_.erase(name);
+  } else {
+    auto now = read_cluster_object(*object, cluster_);
+    auto& before = objects_[name];
+    if (before == now) return;  // its status, mostly written by ourselves
+    before = std::move(now);
+  }
+  wake_.signal();
+}
+
+}  // namespace ublk_operator

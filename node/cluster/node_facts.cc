@@ -1,0 +1,78 @@
+#include "node/cluster/node_facts.h"
+
+#include <sys/statvfs.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+#include "common/api/quantity.h"
+#include "common/base/error.h"
+#include "common/base/limits.h"
+#include "common/base/strings.h"
+#include "node/ublk/device.h"
+#include "node/ublk/modes.h"
+
+namespace ublk_operator {
+
+std::vector<PoolFacts> look_at_pools(const std::map<std::string, std::string>& pools) {
+  std::vector<PoolFacts> facts;
+  for (const auto& [name, path] : pools) {
+    PoolFacts pool{name, path, 0, 0, ""};
+    struct statvfs space{};
+    if (::statvfs(path.c_str(), &space) == 0) {
+      pool.capacity_bytes = uint64_t{space.f_blocks} * space.f_frsize;
+      pool.free_bytes = uint64_t{space.f_bavail} * space.f_frsize;
+    } else {
+      pool.problem =
+          Error{errno, "statvfs", "pool " + name, path + " cannot be looked at"}.to_string();
+    }
+    facts.push_back(std::move(pool));
+  }
+  return facts;
+}
+
+nlohmann::json node_status(const PreflightFacts& facts, const std::vector<PoolFacts>& pools,
+                           const std::string& version) {
+  const uint64_t features = facts.features.value_or(0);
+  nlohmann::json status{{"kernelRelease", facts.kernel_release},
+                        {"version", version},
+                        {"features", nlohmann::json::array()},
+                        {"modes", nlohmann::json::array()},
+                        {"limits",
+                         {{"volumes", limits::volumes_max},
+                          {"queues", limits::queues_max},
+                          {"queueDepth", limits::queue_depth_max}}},
+                        {"pools", nlohmann::json::array()},
+                        {"warnings", nlohmann::json::array()}};
+  const std::string names = flags_to_string(features);
+  if (features != 0)
+    for (const auto name : split(names, '|')) status["features"].push_back(std::string(name));
+  bool able = facts.features.has_value();
+  constexpr std::array modes{RecoveryMode::none, RecoveryMode::queue, RecoveryMode::reissue,
+                             RecoveryMode::fail_io};
+  for (const RecoveryMode mode : modes)
+    if (able && flags_for(mode, features)) status["modes"].push_back(to_string(mode));
+  for (const auto& pool : pools) {
+    const uint64_t grain = std::max<uint64_t>(pool.capacity_bytes / 100 / 4096 * 4096, 1);
+    status["pools"].push_back({{"name", pool.name},
+                               {"path", pool.path},
+                               {"capacity", format_quantity(pool.capacity_bytes)},
+                               {"free", format_quantity(pool.free_bytes / grain * grain)}});
+    if (!pool.problem.empty()) status["warnings"].push_back(pool.problem);
+  }
+  for (const auto& check : judge(facts)) {
+    if (check.status == "ok") continue;
+    if (check.status == "failed") able = false;
+    status["warnings"].push_back(check.name + ": " + check.message +
+                                 (check.remedy.empty() ? "" : "; " + check.remedy));
+  }
+  status["conditions"] = {
+      {{"type", "Ready"},
+       {"status", able ? "True" : "False"},
+       {"reason", able ? "Serving" : "PreflightFailed"},
+       {"message", able ? "ublk works on this node" : "see status.warnings for what to do"}}};
+  return status;
+}
+
+}  // namespace ublk_operator

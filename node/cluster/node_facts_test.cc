@@ -1,0 +1,61 @@
+// What a node says it can do.
+#include "node/cluster/node_facts.h"
+
+#include <gtest/gtest.h>
+
+#include "node/ublk/device.h"
+
+namespace ublk_operator {
+namespace {
+
+PreflightFacts good_facts() {
+  PreflightFacts facts;
+  facts.kernel_release = "7.2.0";
+  facts.module_loaded = true;
+  facts.module_available = true;
+  facts.sys_admin = true;
+  facts.features = flags::user_recovery | flags::user_recovery_reissue;
+  facts.udev_running = true;
+  facts.dev_is_devtmpfs = true;
+  facts.sysfs_present = true;
+  facts.sysfs_writable = true;
+  return facts;
+}
+
+TEST(NodeStatusTest, NamesTheModesThisKernelCanDo) {
+  auto status = node_status(good_facts(), {}, "1.2.3");
+  EXPECT_EQ(status["modes"], (nlohmann::json{"None", "Queue", "Reissue"}));
+  EXPECT_EQ(status["version"], "1.2.3");
+  EXPECT_EQ(status["conditions"][0]["status"], "True");
+}
+
+TEST(NodeStatusTest, ANodeWithoutTheDriverOffersNothing) {
+  auto facts = good_facts();
+  facts.features.reset();
+  facts.module_loaded = false;
+  facts.control_err = ENOENT;
+  const auto status = node_status(facts, {}, "1.2.3");
+  EXPECT_TRUE(status["modes"].empty());
+  EXPECT_FALSE(status["warnings"].empty());
+  EXPECT_EQ(status["conditions"][0]["status"], "False");
+}
+
+TEST(NodeStatusTest, FreeSpaceChangesByHundredthsOnly) {
+  PoolFacts pool{"default", "/pool", uint64_t{100} << 30, (uint64_t{50} << 30) + 1, ""};
+  const auto before = node_status(good_facts(), {pool}, "1");
+  EXPECT_EQ(before["pools"][0]["free"], "50Gi");
+  pool.free_bytes += uint64_t{900} << 20;
+  EXPECT_EQ(node_status(good_facts(), {pool}, "1"), before);
+  pool.free_bytes += uint64_t{200} << 20;
+  EXPECT_NE(node_status(good_facts(), {pool}, "1"), before);
+}
+
+TEST(NodeStatusTest, APoolThatIsNotThereOffersNoSpaceAndSaysWhy) {
+  const auto pools = look_at_pools({{"fast", "/nothing/here"}});
+  const auto status = node_status(good_facts(), pools, "1");
+  EXPECT_EQ(status["pools"][0]["free"], "0");
+  EXPECT_NE(status["warnings"][0].get<std::string>().find("/nothing/here"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace ublk_operator

@@ -1,0 +1,139 @@
+#include "node/watchdog/watchdog.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <optional>
+
+#include "common/base/error.h"
+#include "common/base/strings.h"
+#include "common/base/unique_fd.h"
+
+namespace ublk_operator {
+
+std::chrono::milliseconds RestartPace::died(Clock::time_point now) {
+  constexpr size_t beyond_max = 8;
+  while (!deaths_.empty() && now - deaths_.front() > options_.window) deaths_.pop_front();
+  deaths_.push_back(now);
+  if (deaths_.size() <= options_.burst) return std::chrono::milliseconds(0);
+  const size_t beyond = std::min(deaths_.size() - options_.burst, beyond_max);
+  while (deaths_.size() > options_.burst + beyond_max) deaths_.pop_front();
+  return std::min(options_.wait_max, options_.wait_first * (int64_t{1} << (beyond - 1)));
+}
+
+namespace {
+
+sigset_t all_signals() {
+  sigset_t set;
+  sigfillset(&set);
+  return set;
+}
+
+// The child's id. What keeps it from being started is told through a pipe that execve closes.
+Result<pid_t> start(const std::vector<std::string>& command) {
+  std::vector<char*> argv;
+  argv.reserve(command.size() + 1);
+  for (const auto& word : command) argv.push_back(const_cast<char*>(word.c_str()));
+  argv.push_back(nullptr);
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) < 0) return errno_error("pipe", command.front());
+  const UniqueFd reader(ends[0]);
+  UniqueFd writer(ends[1]);
+  const pid_t self = ::getpid();
+  const pid_t pid = ::fork();
+  if (pid < 0) return errno_error("fork", command.front());
+  if (pid == 0) {
+    sigset_t none;
+    sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
+    // With hostPID nobody else ends it when the container's first process is killed, and two of it
+    // must not be.
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != self) ::_exit(1);
+    ::execvp(argv[0], argv.data());
+    const int err = errno;
+    (void)!::write(writer.get(), &err, sizeof err);
+    ::_exit(127);
+  }
+  writer.reset();
+  int err = 0;
+  ssize_t got = 0;
+  do got = ::read(reader.get(), &err, sizeof err);
+  while (got < 0 && errno == EINTR);
+  if (got != sizeof err) return pid;
+  (void)::waitpid(pid, nullptr, 0);
+  return Error{err, "exec", command.front(), "the program cannot be started"};
+}
+
+int status_of(int status) {
+  return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+// Reaps every child that ended; the status of `pid` when it was among them.
+std::optional<int> reap(pid_t pid) {
+  std::optional<int> ended;
+  int status = 0;
+  for (pid_t one = 0; (one = ::waitpid(-1, &status, WNOHANG)) > 0;)
+    if (one == pid) ended = status;
+  return ended;
+}
+
+}  // namespace
+
+Result<int> run_watchdog(const std::vector<std::string>& command, const Logger& log) {
+  const sigset_t set = all_signals();
+  if (::sigprocmask(SIG_SETMASK, &set, nullptr) < 0) return errno_error("sigprocmask", "");
+  const UniqueFd signals(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signals.valid()) return errno_error("signalfd", "");
+
+  RestartPace pace;
+  auto child = start(command);
+  if (!child) return child.error();
+  std::optional<RestartPace::Clock::time_point> start_at;  // no child: when the next is started
+  while (true) {
+    int timeout = -1;
+    if (start_at)
+      timeout = static_cast<int>(std::max<int64_t>(
+          0, std::chrono::ceil<std::chrono::milliseconds>(*start_at - RestartPace::Clock::now())
+                 .count()));
+    pollfd fd{signals.get(), POLLIN, 0};
+    (void)::poll(&fd, 1, timeout);
+    signalfd_siginfo info{};
+    while (::read(signals.get(), &info, sizeof info) == sizeof info) {
+      const int signal = static_cast<int>(info.ssi_signo);
+      if (signal == SIGCHLD) continue;
+      const bool ends = signal == SIGTERM || signal == SIGINT;
+      if (!start_at) {
+        (void)::kill(*child, signal);
+        if (!ends) continue;
+        int status = 0;
+        while (::waitpid(*child, &status, 0) < 0 && errno == EINTR) {
+        }
+        return status_of(status);
+      }
+      if (ends) return 128 + signal;
+    }
+    if (!start_at) {
+      const auto ended = reap(*child);
+      if (!ended) continue;
+      const auto wait = pace.died(RestartPace::Clock::now());
+      log->warn("program={} pid={} event=Died {}={} restart_in_ms={}", command.front(), *child,
+                WIFSIGNALED(*ended) ? "signal" : "status",
+                WIFSIGNALED(*ended) ? WTERMSIG(*ended) : WEXITSTATUS(*ended), wait.count());
+      start_at = RestartPace::Clock::now() + wait;
+    }
+    if (RestartPace::Clock::now() < *start_at) continue;
+    start_at.reset();
+    child = start(command);
+    if (!child) return child.error();
+  }
+}
+
+}  // namespace ublk_operator

@@ -1,0 +1,111 @@
+# Builds what a cluster consists of from the Go modules of Kubernetes, etcd and Helm, since Debian 12 has
+# none of them. All results live in the cache, see cached() in common.sh. Sourced.
+# shellcheck shell=bash
+
+KUBERNETES_VERSION=1.35.4
+ETCD_VERSION=3.6.5
+HELM_VERSION=3.19.0
+GO_SERIES=1.25              # the oldest that can build these
+KUBERNETES_PROGRAMS=(kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl)
+
+# cluster_programs: builds what is missing. Sets KUBERNETES, ETCD, HELM and PAUSE to the folders of the programs.
+cluster_programs() {
+  local recipe key
+  recipe=$(declare -f go_in build_module)
+  key=$(digest "$KUBERNETES_VERSION" "${KUBERNETES_PROGRAMS[@]}" "$recipe" "$(declare -f build_kubernetes kubernetes_module)")
+  KUBERNETES=$LAB_CACHE/kubernetes-$key
+  key=$(digest "$ETCD_VERSION" "$recipe" "$(declare -f build_etcd)"); ETCD=$LAB_CACHE/etcd-$key
+  key=$(digest "$HELM_VERSION" "$recipe" "$(declare -f build_helm)"); HELM=$LAB_CACHE/helm-$key
+  key=$(digest "$CLUSTER_LAB/pause.c" "$(declare -f build_pause)"); PAUSE=$LAB_CACHE/pause-$key
+  # Results never change once they have their name, so no lock when all are there.
+  touch -c "$KUBERNETES" "$ETCD" "$HELM" "$PAUSE"
+  [[ -d $KUBERNETES && -d $ETCD && -d $HELM && -d $PAUSE ]] && return
+  say "building Kubernetes $KUBERNETES_VERSION, etcd and Helm in $LAB_CACHE (first use, or their recipe changed): about 7 minutes on 2 cores"
+  with_cache_lock cluster_programs_locked
+}
+
+cluster_programs_locked() {
+  local start
+  start=$(now_ms)
+  cached pause "${PAUSE##*-}" build_pause
+  if [[ ! -d $KUBERNETES || ! -d $ETCD || ! -d $HELM ]]; then get_go; fi
+  cached kubernetes "${KUBERNETES##*-}" build_kubernetes
+  cached etcd "${ETCD##*-}" build_etcd
+  cached helm "${HELM##*-}" build_helm
+  say "cluster programs ready: $(seconds "$start") s"
+}
+
+# get_go: sets GO to a Go that is new enough, this machine's or Debian's.
+get_go() {
+  local have
+  have=$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null) || have=''
+  if [[ $have == go* ]] && printf '%s\n' "go$GO_SERIES" "$have" | sort -VC; then GO=go; return; fi
+  cached golang "$(digest "$GO_SERIES" "$(declare -f fetch_go)")" build_go
+  GO=$REPLY/usr/lib/go-$GO_SERIES/bin/go
+}
+build_go() {
+  step "reading package lists" suite_apt_update
+  step "fetching Go $GO_SERIES" fetch_go "$1"
+}
+# Unpacked, not installed: this machine's Go, if there is one, stays as it is.
+fetch_go() {
+  local out=$1 deb
+  mkdir "$out/deb"
+  (cd "$out/deb" && suite_apt apt-get download -q "golang-$GO_SERIES-go/trixie-backports" "golang-$GO_SERIES-src/trixie-backports")
+  for deb in "$out"/deb/*.deb; do dpkg -x "$deb" "$out"; done
+  rm -rf "$out/deb"
+  "$out/usr/lib/go-$GO_SERIES/bin/go" version
+}
+
+# go_in FOLDER ARGS...: this Go and no other, whatever the folder's go.mod would rather have; static programs.
+go_in() {
+  local folder=$1; shift
+  (
+    cd "$folder" || exit
+    export GOTOOLCHAIN=local GOWORK=off GO111MODULE=on CGO_ENABLED=0 GOFLAGS='-mod=mod -buildvcs=false -modcacherw'
+    export GOPATH=$LAB_CACHE/go GOMODCACHE=$LAB_CACHE/go/modules GOCACHE=$LAB_CACHE/go/build
+    exec "$GO" "$@"
+  )
+}
+
+# build_module OUT PROGRAM PACKAGE MODULE VERSION LDFLAGS: one program of a module that needs no replacements.
+build_module() {
+  local out=$1 program=$2 package=$3 module=$4 version=$5 ldflags=$6
+  mkdir "$out/work"
+  printf 'module lab\ngo %s.0\nrequire %s v%s\n' "$GO_SERIES" "$module" "$version" >"$out/work/go.mod"
+  step "fetching $program $version" go_in "$out/work" mod download "$module"
+  step "compiling $program" go_in "$out/work" build -trimpath -ldflags "-s -w $ldflags" -o "$out/$program" "$package"
+  rm -rf "$out/work"
+}
+build_etcd() { build_module "$1" etcd go.etcd.io/etcd/server/v3 go.etcd.io/etcd/server/v3 "$ETCD_VERSION" ""; }
+# Without the flags it takes every cluster it renders charts for as Kubernetes 1.20.
+build_helm() {
+  local minor=${KUBERNETES_VERSION#*.}; minor=${minor%.*}
+  build_module "$1" helm helm.sh/helm/v3/cmd/helm helm.sh/helm/v3 "$HELM_VERSION" "-X helm.sh/helm/v3/internal/version.version=v$HELM_VERSION \
+    -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=$minor \
+    -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=$minor"
+}
+
+build_kubernetes() {
+  local out=$1 program minor=${KUBERNETES_VERSION#*.} version=k8s.io/component-base/version
+  mkdir "$out/work"
+  step "fetching Kubernetes $KUBERNETES_VERSION" kubernetes_module "$out/work"
+  for program in "${KUBERNETES_PROGRAMS[@]}"; do
+    step "compiling $program" go_in "$out/work" build -trimpath -o "$out/$program" -ldflags "-s -w \
+      -X $version.gitVersion=v$KUBERNETES_VERSION -X $version.gitMajor=1 -X $version.gitMinor=${minor%.*}" "k8s.io/kubernetes/cmd/$program"
+  done
+  rm -rf "$out/work"
+}
+# Its go.mod points to folders beside it, which a module fetched alone does not have: the same code as modules.
+kubernetes_module() {
+  local source
+  source=$(go_in "$1" mod download -json "k8s.io/kubernetes@v$KUBERNETES_VERSION" | jq -r .Dir)
+  {
+    printf 'module lab\ngo %s.0\nrequire k8s.io/kubernetes v%s\nreplace (\n' "$GO_SERIES" "$KUBERNETES_VERSION"
+    sed -nE "s|^[[:space:]]*(k8s.io/[a-z-]+) => ./staging.*|  \1 => \1 v0.${KUBERNETES_VERSION#1.}|p" "$source/go.mod"
+    printf ')\n'
+  } >"$1/go.mod"
+}
+
+build_pause() { step "compiling pause" compile_pause "$1"; }
+compile_pause() { gcc -Os -static -s -o "$1/pause" "$CLUSTER_LAB/pause.c"; }
