@@ -5,6 +5,7 @@
 #   ublk_test(NAME SOURCES a_test.cc LINK ...)                     build/<preset>/unit/NAME
 #   ublk_test(NAME VM [TIMEOUT 300] SOURCES ... LINK ...)          build/<preset>/vm/NAME: needs root and a kernel with ublk_drv
 #   ublk_test(NAME SYSTEMD SOURCES ... LINK ...)                   build/<preset>/systemd/NAME: needs a machine under systemd too
+#   ublk_test(NAME CLUSTER SOURCES ... LINK ...)                   build/<preset>/cluster/NAME: needs an API server, tests/cluster/apiserver.sh
 
 add_library(ublk_options INTERFACE)
 target_include_directories(ublk_options INTERFACE ${PROJECT_SOURCE_DIR})
@@ -36,7 +37,7 @@ function(ublk_program name)
 endfunction()
 
 function(ublk_test name)
-  cmake_parse_arguments(arg "VM;SYSTEMD" "TIMEOUT" "SOURCES;LINK" ${ARGN})
+  cmake_parse_arguments(arg "VM;SYSTEMD;CLUSTER" "TIMEOUT" "SOURCES;LINK" ${ARGN})
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE ublk_options ${arg_LINK} GTest::gmock GTest::gtest_main)
   # Test code need not be fast: this halves the time that compiling it takes.
@@ -46,6 +47,8 @@ function(ublk_test name)
     set(room vm)
   elseif(arg_SYSTEMD)
     set(room systemd)
+  elseif(arg_CLUSTER)
+    set(room cluster)
   endif()
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/${room})
   if(arg_TIMEOUT)

@@ -7,7 +7,6 @@ namespace ublk_operator::kube {
 
 namespace {
 
-constexpr std::chrono::seconds call_silence{10};
 constexpr const char* json_type = "application/json";
 
 nlohmann::json parse(const std::string& body) {
@@ -83,7 +82,7 @@ Error status_error(const HttpResponse& response, const std::string& operation,
 
 Result<nlohmann::json> KubeClient::send(const HttpRequest& request, const std::string& operation,
                                         const Cancel& cancel) const {
-  auto response = transport_->call(request, call_silence, cancel);
+  auto response = transport_->call(request, silence_, cancel);
   if (!response) return std::move(response).error();
   const std::string object = request.path.substr(0, request.path.find('?'));
   if (response->status < 200 || response->status > 299)
@@ -118,8 +117,10 @@ Result<nlohmann::json> KubeClient::apply(const std::string& path, const nlohmann
 }
 
 Result<nlohmann::json> KubeClient::merge_patch(const std::string& path, const nlohmann::json& patch,
+                                               const std::string& manager,
                                                const Cancel& cancel) const {
-  return send({"PATCH", path, "application/merge-patch+json", patch.dump()}, "patch", cancel);
+  const std::string who = manager.empty() ? "" : "?fieldManager=" + query_escape(manager);
+  return send({"PATCH", path + who, "application/merge-patch+json", patch.dump()}, "patch", cancel);
 }
 
 Result<void> KubeClient::remove(const std::string& path, const Cancel& cancel) const {

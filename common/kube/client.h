@@ -37,7 +37,10 @@ struct Resource {
 
 class KubeClient {
  public:
-  explicit KubeClient(std::shared_ptr<Transport> transport) : transport_(std::move(transport)) {}
+  // `silence`: a call fails when the server says nothing for that long.
+  explicit KubeClient(std::shared_ptr<Transport> transport,
+                      std::chrono::seconds silence = std::chrono::seconds(10))
+      : transport_(std::move(transport)), silence_(silence) {}
 
   [[nodiscard]] Result<nlohmann::json> get(const std::string& path, const Cancel& cancel) const;
   [[nodiscard]] Result<nlohmann::json> create(const std::string& path, const nlohmann::json& object,
@@ -49,17 +52,21 @@ class KubeClient {
   [[nodiscard]] Result<nlohmann::json> apply(const std::string& path, const nlohmann::json& object,
                                              const std::string& manager,
                                              const Cancel& cancel) const;
+  // With metadata.resourceVersion in it: EBUSY when that is not the newest. `manager`: who owns the
+  // fields from then on; empty: named by the server.
   [[nodiscard]] Result<nlohmann::json> merge_patch(const std::string& path,
                                                    const nlohmann::json& patch,
+                                                   const std::string& manager,
                                                    const Cancel& cancel) const;
   [[nodiscard]] Result<void> remove(const std::string& path, const Cancel& cancel) const;
-  [[nodiscard]] Transport& transport() const { return *transport_; }
+  [[nodiscard]] const std::shared_ptr<Transport>& transport() const { return transport_; }
 
  private:
   [[nodiscard]] Result<nlohmann::json> send(const HttpRequest& request,
                                             const std::string& operation,
                                             const Cancel& cancel) const;
   std::shared_ptr<Transport> transport_;
+  std::chrono::seconds silence_;
 };
 
 }  // namespace ublk_operator::kube

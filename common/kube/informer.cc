@@ -12,9 +12,22 @@ constexpr milliseconds useless_watch{1000};
 constexpr unsigned doublings_max = 16;
 constexpr int status_gone = 410;
 
+// Objects come from a server, so a field may be of any type.
+std::string text(const nlohmann::json& object, const char* field) {
+  if (!object.is_object()) return "";
+  const auto at = object.find(field);
+  return at != object.end() && at->is_string() ? at->get<std::string>() : std::string();
+}
+
 std::string text_at(const nlohmann::json& object, const char* parent, const char* field) {
+  if (!object.is_object()) return "";
   const auto at = object.find(parent);
-  return at != object.end() && at->is_object() ? at->value(field, "") : std::string();
+  return at != object.end() ? text(*at, field) : std::string();
+}
+
+bool says_gone(const nlohmann::json& status) {
+  const auto code = status.find("code");
+  return code != status.end() && code->is_number_integer() && *code == status_gone;
 }
 
 }  // namespace
@@ -46,7 +59,7 @@ void Informer::waited() { must_wait_ = false; }
 void Informer::list_again() {
   resource_version_.clear();
   continue_token_.clear();
-  pages_.clear();
+  listed_.clear();
 }
 
 void Informer::failed() {
@@ -55,7 +68,7 @@ void Informer::failed() {
   must_wait_ = true;
 }
 
-void Informer::listed(const Result<nlohmann::json>& page) {
+void Informer::listed(Result<nlohmann::json> page) {
   if (!page) {
     if (page.err() == ESTALE) {
       ++counters_.expired;
@@ -63,38 +76,38 @@ void Informer::listed(const Result<nlohmann::json>& page) {
     }
     return failed();
   }
-  const auto items = page->find("items");
+  const auto items = page->is_object() ? page->find("items") : page->end();
   const std::string version = text_at(*page, "metadata", "resourceVersion");
   if (items == page->end() || !items->is_array() || version.empty()) return failed();
-  for (const auto& object : *items) {
-    const std::string name = text_at(object, "metadata", "name");
-    if (!name.empty()) pages_[name] = object;
+  for (auto& object : *items) {
+    if (!object.is_object()) continue;
+    listed_.insert(text_at(object, "metadata", "name"));
+    put(std::move(object));
   }
   list_version_ = version;
   continue_token_ = text_at(*page, "metadata", "continue");
   failures_ = 0;
   if (!continue_token_.empty()) return;
-  for (const auto& [name, object] : pages_) put(object);
-  for (auto it = objects_.begin(); it != objects_.end();) {
+  for (auto it = versions_.begin(); it != versions_.end();) {
     const std::string name = it->first;
     ++it;
-    if (!pages_.contains(name)) drop(name);
+    if (!listed_.contains(name)) drop(name);
   }
-  pages_.clear();
+  listed_.clear();
   resource_version_ = list_version_;
   synced_ = true;
 }
 
-bool Informer::event(const nlohmann::json& event) {
+bool Informer::event(nlohmann::json event) {
   const auto object = event.find("object");
-  const std::string type = event.value("type", "");
+  const std::string type = text(event, "type");
   if (object == event.end() || !object->is_object()) {
     expired_ = true;
     return false;
   }
   if (type == "ERROR") {
     // A Status. Whatever it says, this watch is over; only 410 says that its past is lost.
-    if (object->value("code", 0) == status_gone) {
+    if (says_gone(*object)) {
       ++counters_.expired;
       list_again();
     }
@@ -102,15 +115,15 @@ bool Informer::event(const nlohmann::json& event) {
     return false;
   }
   ++counters_.events;
+  const std::string version = text_at(*object, "metadata", "resourceVersion");
   if (type == "ADDED" || type == "MODIFIED") {
-    put(*object);
+    put(std::move(*object));
   } else if (type == "DELETED") {
     drop(text_at(*object, "metadata", "name"));
   } else if (type != "BOOKMARK") {
     expired_ = true;
     return false;
   }
-  const std::string version = text_at(*object, "metadata", "resourceVersion");
   if (!version.empty()) resource_version_ = version;
   failures_ = 0;
   return true;
@@ -126,17 +139,19 @@ void Informer::watch_ended(const Result<void>& how, milliseconds lasted) {
   if (!how || expired_ || lasted < useless_watch) failed();
 }
 
-void Informer::put(const nlohmann::json& object) {
+void Informer::put(nlohmann::json object) {
   const std::string name = text_at(object, "metadata", "name");
   if (name.empty()) return;
-  auto& known = objects_[name];
-  if (!known.is_null() && known == object) return;
-  known = object;
-  listener_(name, &known);
+  const std::string version = text_at(object, "metadata", "resourceVersion");
+  auto& known = versions_[name];
+  if (!version.empty() && known == version) return;
+  known = version;
+  object["metadata"].erase("managedFields");
+  listener_(name, &object);
 }
 
 void Informer::drop(const std::string& name) {
-  if (objects_.erase(name) > 0) listener_(name, nullptr);
+  if (versions_.erase(name) > 0) listener_(name, nullptr);
 }
 
 }  // namespace ublk_operator::kube

@@ -1,9 +1,10 @@
 // Informer: the state machine of "list, then watch", without I/O: what happened goes in, what to do
-// next comes out, and meanwhile it holds the newest known object of every name.
+// next comes out, and meanwhile it knows which version of every name its listener was told of.
 // Shape    next() says the one step to take; its outcome is told by the method named after it.
 //          Changes go to the listener as they become known, a relist's deletions only when its last
-//          page is there.
-// Bounds   one object a name; pages of page_limit.
+//          page is there. Objects are the listener's to keep, as much of them as it needs: one of 4
+//          KiB of JSON takes ten times that in memory.
+// Bounds   a version a name; pages of page_limit.
 // Errors   a 410 (ESTALE) lists anew at once; all else is tried again after a back-off with jitter,
 //          which ends with the first success.
 // Threads  one.
@@ -13,6 +14,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <variant>
 
@@ -46,7 +48,7 @@ class Informer {
   };
   using Step = std::variant<List, Watch, Wait>;
 
-  // nullptr: the object is gone.
+  // nullptr: the object is gone. Without metadata.managedFields, which are for the server.
   using Listener = std::function<void(const std::string& name, const nlohmann::json* object)>;
 
   Informer(Options options, Listener listener);
@@ -55,16 +57,17 @@ class Informer {
   [[nodiscard]] Step next(double random);
   void waited();
   // The answer to a List: a page, or why there is none.
-  void listed(const Result<nlohmann::json>& page);
+  void listed(Result<nlohmann::json> page);
   // A line of a watch; false: the watch is of no use any more.
-  [[nodiscard]] bool event(const nlohmann::json& event);
+  [[nodiscard]] bool event(nlohmann::json event);
   // The watch ended. Ok: by the server's time limit, or because event() said so. `lasted`: a server
   // that ends every watch at once is not asked without a pause.
   void watch_ended(const Result<void>& how, milliseconds lasted);
 
   // Every object of the last list has been seen, whatever happened since.
   [[nodiscard]] bool synced() const { return synced_; }
-  [[nodiscard]] const std::map<std::string, nlohmann::json>& objects() const { return objects_; }
+  // The resource version of every object that is there, by name.
+  [[nodiscard]] const std::map<std::string, std::string>& versions() const { return versions_; }
   [[nodiscard]] const std::string& resource_version() const { return resource_version_; }
 
   // For metrics and tests.
@@ -78,15 +81,15 @@ class Informer {
   [[nodiscard]] const Counters& counters() const { return counters_; }
 
  private:
-  void put(const nlohmann::json& object);
+  void put(nlohmann::json object);
   void drop(const std::string& name);
   void failed();
   void list_again();
 
   const Options options_;
   const Listener listener_;
-  std::map<std::string, nlohmann::json> objects_;
-  std::map<std::string, nlohmann::json> pages_;  // of the list under way
+  std::map<std::string, std::string> versions_;
+  std::set<std::string> listed_;  // names in the list under way
   std::string continue_token_;
   std::string list_version_;
   std::string resource_version_;  // to watch from; empty: list first

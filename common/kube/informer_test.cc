@@ -63,6 +63,35 @@ TEST_F(InformerTest, ListsPageByPageAndThenWatchesFromThere) {
   EXPECT_LE(watch.timeout, 60s);
 }
 
+TEST_F(InformerTest, APageIsToldWhenItIsThere) {
+  expect<Informer::List>();
+  informer_.listed(page("10", {object("a", "1"), object("b", "2")}, "next"));
+  EXPECT_EQ(take(), (Names{"+a", "+b"}));
+  expect<Informer::List>();
+  informer_.listed(page("10", {object("c", "3")}));
+  EXPECT_EQ(take(), Names{"+c"});
+}
+
+TEST_F(InformerTest, WhatIsNoObjectIsPassedOver) {
+  expect<Informer::List>();
+  informer_.listed(page("10", {json(7), json{{"metadata", 7}}, json{{"metadata", {{"name", 7}}}}}));
+  EXPECT_TRUE(informer_.synced());
+  EXPECT_EQ(take(), Names{});
+  expect<Informer::Watch>();
+  EXPECT_TRUE(informer_.event(event("ADDED", {{"metadata", {{"resourceVersion", 7}}}})));
+  EXPECT_FALSE(informer_.event(event("ERROR", {{"code", "410"}})));
+}
+
+TEST_F(InformerTest, TheListenerIsSparedManagedFields) {
+  json seen;
+  Informer informer({}, [&](const std::string&, const json* what) { seen = *what; });
+  (void)informer.next(0.5);
+  json full = object("a", "1");
+  full["metadata"]["managedFields"] = json::array({1, 2, 3});
+  informer.listed(page("10", {full}));
+  EXPECT_EQ(seen, object("a", "1"));
+}
+
 TEST_F(InformerTest, AWatchGoesOnWhereTheLastOneEnded) {
   sync("10", {object("a", "1")});
   expect<Informer::Watch>();
@@ -72,7 +101,7 @@ TEST_F(InformerTest, AWatchGoesOnWhereTheLastOneEnded) {
   EXPECT_EQ(expect<Informer::Watch>().resource_version, "40");
   EXPECT_TRUE(informer_.event(event("DELETED", object("a", "41"))));
   EXPECT_EQ(take(), (Names{"+a", "+a", "-a"}));
-  EXPECT_TRUE(informer_.objects().empty());
+  EXPECT_TRUE(informer_.versions().empty());
 }
 
 TEST_F(InformerTest, WhatAnExpiredWatchMissedIsFoundByListingAnew) {
@@ -107,7 +136,7 @@ TEST_F(InformerTest, NothingIsDroppedBeforeTheLastPageIsThere) {
   expect<Informer::List>();
   informer_.listed(Error{ENOTCONN, "list", "x", ""});
   EXPECT_EQ(take(), Names{});
-  EXPECT_EQ(informer_.objects().size(), 2U);
+  EXPECT_EQ(informer_.versions().size(), 2U);
 }
 
 TEST_F(InformerTest, AContinueTokenThatExpiredStartsTheListOver) {
@@ -153,7 +182,7 @@ TEST_F(InformerTest, AnEventThatMakesNoSenseEndsTheWatchAndLosesNothing) {
   expect<Informer::Wait>();
   informer_.waited();
   EXPECT_EQ(expect<Informer::Watch>().resource_version, "10");
-  EXPECT_EQ(informer_.objects().size(), 1U);
+  EXPECT_EQ(informer_.versions().size(), 1U);
 }
 
 TEST_F(InformerTest, WhatDidNotChangeIsNotToldAgain) {

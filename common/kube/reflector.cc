@@ -88,7 +88,7 @@ void Reflector::list(const Informer::List& step) {
   std::string rest = "limit=" + std::to_string(step.limit);
   if (!step.continue_token.empty()) rest += "&continue=" + query_escape(step.continue_token);
   auto response = transport_->call({"GET", query(rest), "", ""}, list_silence, cancel_);
-  const auto page = [&]() -> Result<nlohmann::json> {
+  auto page = [&]() -> Result<nlohmann::json> {
     if (!response) return response.error();
     if (response->status != 200) return status_error(*response, "list", resource_.plural);
     auto body = nlohmann::json::parse(response->body, nullptr, false);
@@ -97,7 +97,7 @@ void Reflector::list(const Informer::List& step) {
   }();
   if (page) heard();
   say(page ? Result<void>() : Result<void>(page.error()));
-  informer_.listed(page);
+  informer_.listed(std::move(page));
 }
 
 void Reflector::watch(const Informer::Watch& step) {
@@ -105,14 +105,14 @@ void Reflector::watch(const Informer::Watch& step) {
   const std::string rest =
       "watch=1&allowWatchBookmarks=true&resourceVersion=" + query_escape(step.resource_version) +
       "&timeoutSeconds=" + std::to_string(step.timeout.count());
-  auto response = transport_->stream({"GET", query(rest), "", ""}, step.timeout + watch_grace,
-                                     cancel_, [this](std::string_view line) {
-                                       if (line.empty()) return true;
-                                       const auto event =
-                                           nlohmann::json::parse(line, nullptr, false);
-                                       heard();
-                                       return event.is_object() && informer_.event(event);
-                                     });
+  auto response =
+      transport_->stream({"GET", query(rest), "", ""}, step.timeout + watch_grace, cancel_,
+                         [this](std::string_view line) {
+                           if (line.empty()) return true;
+                           auto event = nlohmann::json::parse(line, nullptr, false);
+                           heard();
+                           return event.is_object() && informer_.event(std::move(event));
+                         });
   Result<void> how;
   if (!response)
     how = response.error();

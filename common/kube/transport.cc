@@ -4,7 +4,7 @@
 #include <cpprest/http_client.h>
 #include <cpprest/interopstream.h>
 #include <openssl/ssl.h>
-#include <pplx/threadpool.h>
+#include <openssl/x509v3.h>
 
 #include <algorithm>
 #include <boost/asio/ssl.hpp>
@@ -14,23 +14,14 @@
 
 #include "common/base/files.h"
 #include "common/base/strings.h"
+#include "common/http/threads.h"
 
 namespace ublk_operator::kube {
 
 namespace http = web::http;
 
-struct Cancel::Source {
-  pplx::cancellation_token_source tokens;
-};
-
-Cancel::Cancel() : source_(std::make_unique<Source>()) {}
-Cancel::~Cancel() = default;
-void Cancel::cancel() { source_->tokens.cancel(); }
-bool Cancel::canceled() const { return source_->tokens.get_token().is_canceled(); }
-
 namespace {
 
-constexpr size_t threads = 4;  // cpprestsdk starts 40 unless told otherwise
 constexpr size_t token_bytes_max = 64 << 10;
 constexpr int64_t retry_after_max = 60;
 constexpr int status_ok = 200;
@@ -96,29 +87,74 @@ class BodySink : public std::streambuf {
   bool too_large_ = false;
 };
 
-// While it lives, `cancel` ends `other` too. (A linked source of the library would leave something
-// behind in a Cancel for each call.)
-class LinkedCancel {
+// What the server's certificate must be of: the address, or tls-server-name instead. Checked by
+// OpenSSL in place of the library, which knows the address only, and whose error does not say that
+// it was the certificate.
+class ServerIdentity {
  public:
-  LinkedCancel(const Cancel& cancel, const pplx::cancellation_token_source& other)
-      : token_(cancel.source().tokens.get_token()),
-        registration_(token_.register_callback([other] { other.cancel(); })) {}
-  ~LinkedCancel() { token_.deregister_callback(registration_); }
-  LinkedCancel(const LinkedCancel&) = delete;
-  LinkedCancel& operator=(const LinkedCancel&) = delete;
+  explicit ServerIdentity(std::string name) : name_(std::move(name)) {}
+
+  // Lives longer than the context's connections.
+  void require(SSL_CTX* context) {
+    SSL_CTX_set_ex_data(context, index(), this);
+    SSL_CTX_set_info_callback(context, ask);
+    SSL_CTX_set_cert_verify_callback(context, verify, this);
+  }
+  // Why the last certificate was refused, since this was asked last; empty: none was.
+  [[nodiscard]] std::string take_refusal() {
+    const std::scoped_lock lock(mutex_);
+    return std::exchange(refusal_, {});
+  }
 
  private:
-  pplx::cancellation_token token_;
-  pplx::cancellation_token_registration registration_;
+  static int index() {
+    static const int at = SSL_CTX_get_ex_new_index(0, nullptr, nullptr, nullptr, nullptr);
+    return at;
+  }
+  // Before the first message of the handshake is made. An address is not asked for (RFC 6066).
+  static void ask(const SSL* connection, int where, int /*value*/) {
+    if ((where & SSL_CB_HANDSHAKE_START) == 0) return;
+    const auto* self = static_cast<const ServerIdentity*>(
+        SSL_CTX_get_ex_data(SSL_get_SSL_CTX(connection), index()));
+    const std::unique_ptr<ASN1_OCTET_STRING, void (*)(ASN1_OCTET_STRING*)> address(
+        a2i_IPADDRESS(self->name_.c_str()), ASN1_OCTET_STRING_free);
+    if (!address) SSL_set_tlsext_host_name(const_cast<SSL*>(connection), self->name_.c_str());
+  }
+  static int verify(X509_STORE_CTX* chain, void* argument) {
+    auto* self = static_cast<ServerIdentity*>(argument);
+    X509_STORE_CTX_set_verify_cb(chain, [](int good, X509_STORE_CTX*) { return good; });
+    auto* wanted = X509_STORE_CTX_get0_param(chain);
+    if (X509_VERIFY_PARAM_set1_ip_asc(wanted, self->name_.c_str()) != 1 &&
+        X509_VERIFY_PARAM_set1_host(wanted, self->name_.data(), self->name_.size()) != 1)
+      return 0;
+    const int good = X509_verify_cert(chain);
+    if (good != 1) {
+      const std::scoped_lock lock(self->mutex_);
+      self->refusal_ = "the server's certificate is refused, which must be of " + self->name_ +
+                       " and by the configured authority: " +
+                       X509_verify_cert_error_string(X509_STORE_CTX_get_error(chain));
+    }
+    return good;
+  }
+
+  const std::string name_;
+  std::mutex mutex_;
+  std::string refusal_;
 };
+
+// "10.96.0.1" of "https://10.96.0.1:443", "::1" of "https://[::1]:443".
+std::string host_of(const std::string& server) {
+  std::string host = web::uri(server).host();
+  if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
+  return host;
+}
 
 class CppRestTransport final : public Transport {
  public:
   explicit CppRestTransport(ClusterConfig config) : config_(std::move(config)) {}
 
   Result<void> prepare() {
-    static std::once_flag once;
-    std::call_once(once, [] { crossplat::threadpool::initialize_with_threads(threads); });
+    ublk_operator::http::start_threads();
     if (config_.authority_data.empty() && !config_.authority_file.empty()) {
       auto authority = read_file(config_.authority_file, 1 << 20);
       if (!authority) return std::move(authority).error();
@@ -126,6 +162,8 @@ class CppRestTransport final : public Transport {
     }
     if (!web::uri::validate(config_.server))
       return Error{EINVAL, "connect", config_.server, "not an address of an API server"};
+    identity_ = std::make_unique<ServerIdentity>(
+        config_.tls_server_name.empty() ? host_of(config_.server) : config_.tls_server_name);
     return {};
   }
 
@@ -149,16 +187,19 @@ class CppRestTransport final : public Transport {
     http::client::http_client_config config;
     config.set_timeout(silence);  // of silence: it starts anew with whatever comes
     config.set_ssl_context_callback([this](boost::asio::ssl::context& tls) { set_up(tls); });
+    config.set_tlsext_sni_enabled(false);  // see ServerIdentity
     known = std::make_shared<http::client::http_client>(web::uri(config_.server), config);
     return known;
   }
 
   void set_up(boost::asio::ssl::context& tls) const {
     SSL_CTX_set_min_proto_version(tls.native_handle(), TLS1_2_VERSION);
-    if (!config_.authority_data.empty())
+    if (!config_.authority_data.empty()) {
+      // The library put the machine's authorities there, which have no say in this.
+      SSL_CTX_set_cert_store(tls.native_handle(), X509_STORE_new());
       tls.add_certificate_authority(boost::asio::buffer(config_.authority_data));
-    else
-      tls.set_default_verify_paths();
+    }
+    identity_->require(tls.native_handle());
     if (!config_.client_certificate.empty()) {
       tls.use_certificate_chain(boost::asio::buffer(config_.client_certificate));
       tls.use_private_key(boost::asio::buffer(config_.client_key), boost::asio::ssl::context::pem);
@@ -181,7 +222,7 @@ class CppRestTransport final : public Transport {
     auto bearer = token();
     if (!bearer) return std::move(bearer).error();
     const pplx::cancellation_token_source given_up;
-    const LinkedCancel linked(cancel, given_up);
+    const auto linked = cancel.on_cancel([given_up] { given_up.cancel(); });
     BodySink sink(on_line, [&given_up] { given_up.cancel(); });
     std::ostream out(&sink);
     try {
@@ -208,6 +249,8 @@ class CppRestTransport final : public Transport {
       if (sink.refused()) return HttpResponse{status_ok, "", std::chrono::seconds(0)};
       if (sink.too_large()) return fail(EFBIG, "the answer is larger than this program takes");
       if (cancel.canceled()) return fail(ECANCELED, "");
+      if (const std::string refusal = identity_->take_refusal(); !refusal.empty())
+        return fail(EACCES, refusal);
       return fail(errno_of(problem), problem.what());
     }
   }
@@ -216,12 +259,11 @@ class CppRestTransport final : public Transport {
     const auto* known = dynamic_cast<const http::http_exception*>(&problem);
     if (known == nullptr) return EIO;
     if (known->error_code() == std::make_error_condition(std::errc::timed_out)) return ETIMEDOUT;
-    const std::string what = known->what();
-    if (what.find("certificate") != std::string::npos) return EACCES;
     return ENOTCONN;
   }
 
   ClusterConfig config_;
+  std::unique_ptr<ServerIdentity> identity_;
   std::mutex mutex_;
   std::map<std::chrono::seconds, std::shared_ptr<http::client::http_client>> clients_;
 };

@@ -14,6 +14,7 @@
 #include <string_view>
 
 #include "common/base/result.h"
+#include "common/kube/cancel.h"
 #include "common/kube/config.h"
 
 namespace ublk_operator::kube {
@@ -29,22 +30,6 @@ struct HttpResponse {
   int status = 0;
   std::string body;
   std::chrono::seconds retry_after{0};  // header Retry-After, at most a minute; 0: none
-};
-
-// Ends the calls that were given it, from any thread, now and from then on.
-class Cancel {
- public:
-  Cancel();
-  ~Cancel();
-  Cancel(const Cancel&) = delete;
-  Cancel& operator=(const Cancel&) = delete;
-  void cancel();
-  [[nodiscard]] bool canceled() const;
-  struct Source;
-  [[nodiscard]] const Source& source() const { return *source_; }
-
- private:
-  std::unique_ptr<Source> source_;
 };
 
 class Transport {

@@ -4,6 +4,10 @@
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -217,6 +221,157 @@ TEST(TransportTest, ALineWithoutEndIsGivenUp) {
   const auto response = peer.transport()->stream({"GET", "/w", "", ""}, 30s, Cancel(),
                                                  [](std::string_view) { return true; });
   EXPECT_EQ(response.err(), EFBIG);
+}
+
+// --- TLS
+
+struct KeyPair {
+  std::shared_ptr<EVP_PKEY> key;
+  std::shared_ptr<X509> certificate;
+};
+
+// Signed by `issuer`, or by itself; `names` as in a subjectAltName.
+KeyPair make_certificate(const std::string& subject, const KeyPair* issuer,
+                         const std::string& names) {
+  KeyPair made{{EVP_EC_gen("P-256"), EVP_PKEY_free}, {X509_new(), X509_free}};
+  X509* x = made.certificate.get();
+  X509_set_version(x, 2);
+  ASN1_INTEGER_set(X509_get_serialNumber(x), issuer == nullptr ? 1 : 2);
+  X509_gmtime_adj(X509_getm_notBefore(x), -60);
+  X509_gmtime_adj(X509_getm_notAfter(x), 3600);
+  X509_set_pubkey(x, made.key.get());
+  X509_NAME_add_entry_by_txt(X509_get_subject_name(x), "CN", MBSTRING_ASC,
+                             reinterpret_cast<const unsigned char*>(subject.c_str()), -1, -1, 0);
+  X509_set_issuer_name(x, X509_get_subject_name(issuer == nullptr ? x : issuer->certificate.get()));
+  const auto extend = [&](int kind, const std::string& value) {
+    X509V3_CTX context;
+    X509V3_set_ctx_nodb(&context);
+    X509V3_set_ctx(&context, x, x, nullptr, nullptr, 0);
+    X509_EXTENSION* extension = X509V3_EXT_conf_nid(nullptr, &context, kind, value.c_str());
+    X509_add_ext(x, extension, -1);
+    X509_EXTENSION_free(extension);
+  };
+  extend(NID_basic_constraints, issuer == nullptr ? "critical,CA:TRUE" : "critical,CA:FALSE");
+  if (!names.empty()) extend(NID_subject_alt_name, names);
+  X509_sign(x, issuer == nullptr ? made.key.get() : issuer->key.get(), EVP_sha256());
+  return made;
+}
+
+std::string pem(const KeyPair& pair) {
+  const std::shared_ptr<BIO> bio(BIO_new(BIO_s_mem()), BIO_free);
+  PEM_write_bio_X509(bio.get(), pair.certificate.get());
+  char* text = nullptr;
+  const long size = BIO_get_mem_data(bio.get(), &text);
+  return {text, static_cast<size_t>(size)};
+}
+
+// One TLS connection on loopback; answers one request with 200.
+class TlsPeer {
+ public:
+  explicit TlsPeer(const KeyPair& identity)
+      : listener_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)),
+        context_(SSL_CTX_new(TLS_server_method()), SSL_CTX_free) {
+    SSL_CTX_use_certificate(context_.get(), identity.certificate.get());
+    SSL_CTX_use_PrivateKey(context_.get(), identity.key.get());
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    socklen_t size = sizeof address;
+    EXPECT_EQ(::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+    port_ = ntohs(address.sin_port);
+    EXPECT_EQ(::listen(listener_.get(), 4), 0);
+    thread_ = std::thread([this] { serve(); });
+  }
+  ~TlsPeer() {
+    ::shutdown(listener_.get(), SHUT_RDWR);
+    if (thread_.joinable()) thread_.join();
+  }
+  TlsPeer(const TlsPeer&) = delete;
+  TlsPeer& operator=(const TlsPeer&) = delete;
+
+  Result<HttpResponse> ask(ClusterConfig config) const {
+    config.server = "https://127.0.0.1:" + std::to_string(port_);
+    auto made = make_transport(config);
+    EXPECT_TRUE(made.ok());
+    return (*made)->call({"GET", "/version", "", ""}, 5s, Cancel());
+  }
+  // Which name the client asked for.
+  [[nodiscard]] const std::string& asked_for() {
+    if (thread_.joinable()) thread_.join();
+    return asked_for_;
+  }
+
+ private:
+  void serve() {
+    const UniqueFd connection(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    if (!connection.valid()) return;
+    const std::shared_ptr<SSL> tls(SSL_new(context_.get()), SSL_free);
+    SSL_set_fd(tls.get(), connection.get());
+    const bool agreed = SSL_accept(tls.get()) == 1;
+    if (const char* name = SSL_get_servername(tls.get(), TLSEXT_NAMETYPE_host_name))
+      asked_for_ = name;
+    char request[4096];
+    if (!agreed || SSL_read(tls.get(), request, sizeof request) <= 0) return;
+    const std::string answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+    (void)SSL_write(tls.get(), answer.data(), static_cast<int>(answer.size()));
+    SSL_shutdown(tls.get());
+  }
+
+  UniqueFd listener_;
+  std::shared_ptr<SSL_CTX> context_;
+  int port_ = 0;
+  std::string asked_for_;
+  std::thread thread_;
+};
+
+class TransportTlsTest : public ::testing::Test {
+ protected:
+  const KeyPair authority_ = make_certificate("authority", nullptr, "");
+  const KeyPair by_address_ = make_certificate("server", &authority_, "IP:127.0.0.1");
+  const KeyPair by_name_ = make_certificate("server", &authority_, "DNS:api.example");
+  ClusterConfig trusting(const std::string& name = "") const {
+    ClusterConfig config;
+    config.authority_data = pem(authority_);
+    config.tls_server_name = name;
+    return config;
+  }
+};
+
+TEST_F(TransportTlsTest, AServerOfTheAuthorityIsTrusted) {
+  TlsPeer peer(by_address_);
+  const auto response = peer.ask(trusting());
+  ASSERT_TRUE(response.ok()) << response.error().to_string();
+  EXPECT_EQ(response->status, 200);
+}
+
+TEST_F(TransportTlsTest, AServerOfAnotherAuthorityIsNot) {
+  const KeyPair other = make_certificate("other", nullptr, "");
+  TlsPeer peer(make_certificate("server", &other, "IP:127.0.0.1"));
+  EXPECT_EQ(peer.ask(trusting()).err(), EACCES);
+}
+
+TEST_F(TransportTlsTest, ACertificateOfAnotherAddressIsNot) {
+  TlsPeer peer(by_name_);
+  EXPECT_EQ(peer.ask(trusting()).err(), EACCES);
+}
+
+TEST_F(TransportTlsTest, TlsServerNameIsWhatTheCertificateMustBeOf) {
+  TlsPeer peer(by_name_);
+  const auto response = peer.ask(trusting("api.example"));
+  ASSERT_TRUE(response.ok()) << response.error().to_string();
+  EXPECT_EQ(peer.asked_for(), "api.example");
+}
+
+TEST_F(TransportTlsTest, WithTlsServerNameTheAddressDoesNotCount) {
+  TlsPeer peer(by_address_);
+  EXPECT_EQ(peer.ask(trusting("api.example")).err(), EACCES);
+}
+
+TEST_F(TransportTlsTest, WithTlsServerNameTheAuthorityStillCounts) {
+  const KeyPair other = make_certificate("other", nullptr, "");
+  TlsPeer peer(make_certificate("server", &other, "DNS:api.example"));
+  EXPECT_EQ(peer.ask(trusting("api.example")).err(), EACCES);
 }
 
 TEST(TransportTest, AServerThatIsNotThereIsSaid) {

@@ -1,0 +1,79 @@
+// What the tests of a real API server share: a client of an administrator, and means to disturb the
+// server. Given by tests/cluster/apiserver.sh (see there for the variables); without KUBECONFIG the
+// tests are skipped.
+#pragma once
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/kube/client.h"
+#include "common/kube/informer.h"
+#include "common/kube/reflector.h"
+
+namespace ublk_operator::cluster {
+
+[[nodiscard]] bool available();
+
+class Cluster {
+ public:
+  Cluster();
+
+  [[nodiscard]] const std::shared_ptr<kube::Transport>& transport() const { return transport_; }
+  [[nodiscard]] const kube::KubeClient& client() const { return client_; }
+  [[nodiscard]] const kube::Cancel& never() const { return never_; }
+
+  // The project's definitions (charts/ublk-operator/crds), else the minimal ones; waits until they
+  // are served. Once a process is enough.
+  void install_definitions();
+
+  // --- objects; each fails the test when the server refuses
+  void create(const std::string& kind_path, const nlohmann::json& object);
+  // merge patch
+  void patch(const std::string& path, const nlohmann::json& patch);
+  void remove(const std::string& path);
+  [[nodiscard]] nlohmann::json get(const std::string& path);  // null: there is none
+  // Every event about that object.
+  [[nodiscard]] std::vector<nlohmann::json> events_of(const std::string& name);
+
+  // --- disturbances
+  void stop_api();   // SIGKILL
+  void start_api();  // returns when it is ready
+  // All that etcd knows of the past is gone: watches from there get 410 once the API server's own
+  // memory of it is gone too, with its restart.
+  void compact();
+
+ private:
+  std::shared_ptr<kube::Transport> transport_;
+  kube::KubeClient client_;
+  kube::Cancel never_;
+};
+
+// Changes of one kind of objects, to wait for without asking again and again.
+class Watcher {
+ public:
+  Watcher(std::shared_ptr<kube::Transport> transport, kube::Resource resource);
+  // Until `holds` of the object as it is (null: it is not there). False: not within `time`.
+  [[nodiscard]] bool wait(const std::string& name,
+                          const std::function<bool(const nlohmann::json&)>& holds,
+                          std::chrono::seconds time = std::chrono::seconds(60));
+  [[nodiscard]] nlohmann::json at(const std::string& name);
+  [[nodiscard]] size_t changes();  // seen so far
+  [[nodiscard]] bool wait_synced(std::chrono::seconds time = std::chrono::seconds(60));
+  [[nodiscard]] kube::Informer::Counters counters() const { return reflector_.counters(); }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<std::string, nlohmann::json> objects_;
+  size_t changes_ = 0;
+  bool synced_ = false;
+  kube::Reflector reflector_;
+};
+
+// The condition of that type; an empty object: none.
+[[nodiscard]] nlohmann::json condition(const nlohmann::json& object, const std::string& type);
+
+}  // namespace ublk_operator::cluster
