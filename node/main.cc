@@ -249,7 +249,8 @@ int spawner_main(const NodeOptions& options) {
     const std::string& socket = options.spawner.socket_path;
     if (auto made = make_directories(socket.substr(0, socket.rfind('/'))); !made)
       return fail(made.error());
-    auto lock = FileLock::wait(socket + ".lock", stop->get());
+    // Not SOCKET.lock, which whoever listens there takes for as long as that takes.
+    auto lock = FileLock::wait(socket + ".owner", stop->get());
     if (lock.err() == ECANCELED) return 0;
     if (!lock) return fail(lock.error());
     alone = std::move(*lock);
