@@ -138,9 +138,7 @@ HttpResponse FakeApiServer::change(const std::string& path, const std::string& s
   const json& have = known->second;
   const json metadata = wanted.value("metadata", json::object());
   const std::string version = text(metadata, "resourceVersion");
-  const std::string uid = text(metadata, "uid");
-  if ((!version.empty() && version != text(have["metadata"], "resourceVersion")) ||
-      (!uid.empty() && uid != text(have["metadata"], "uid")))
+  if (!version.empty() && version != text(have["metadata"], "resourceVersion"))
     return refuse(409, "Conflict", "the object has been modified");
   json next = have;
   if (request.method == "PUT")

@@ -21,7 +21,7 @@ kube::Resource nodes() { return {"ublk.dev", "v1alpha1", "ublknodes", ""}; }
 kube::Informer::Options informer_options() {
   kube::Informer::Options options;
   options.page_limit = 100;  // a page is in memory as a whole, ten times its size
-  options.back_off_max = std::chrono::seconds(10);  // two clients burden no server
+  options.back_off_max = std::chrono::seconds(3);  // two clients burden no server
   return options;
 }
 
@@ -203,10 +203,23 @@ void Controller::look() {
   set("ublk_controller_nodes", "Nodes there are.", number(counts.nodes));
   set("ublk_controller_silent_nodes", "Nodes that do not renew their Lease.",
       number(counts.silent_nodes));
-  for (size_t i = 0; i < kinds; ++i)
+  const auto count = [this](const char* name, const char* help, uint64_t value, const char* what) {
+    const auto counter = metrics_.registry.counter(name, help, {{"resource", what}});
+    counter.add(static_cast<double>(value) - counter.value());
+  };
+  for (size_t i = 0; i < kinds; ++i) {
     set("ublk_controller_watch_age_seconds", "Since the API server was last heard, by resource.",
         std::chrono::duration<double>(reflectors_[i]->heard_before()).count(),
         {{"resource", watched[i]}});
+    const auto counters = reflectors_[i]->counters();
+    count("ublk_controller_lists_total", "Lists that were begun, by resource.", counters.lists,
+          watched[i]);
+    count("ublk_controller_watches_total", "Watches that were begun, by resource.",
+          counters.watches, watched[i]);
+    count("ublk_controller_watch_expired_total",
+          "Lists and watches that the server had forgotten the past of (410), by resource.",
+          counters.expired, watched[i]);
+  }
 }
 
 // --- what goes out

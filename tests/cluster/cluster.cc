@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 
@@ -64,14 +65,12 @@ json Cluster::get(const std::string& path) {
   return got ? std::move(got).value() : json();
 }
 
-std::vector<json> Cluster::events_of(const std::string& name) {
-  const json all = get("/api/v1/namespaces/default/events?fieldSelector=" +
-                       kube::query_escape("involvedObject.name=" + name));
-  return all.is_object() ? all["items"].get<std::vector<json>>() : std::vector<json>();
-}
-
 void Cluster::stop_api() { run("$UBLK_CLUSTER_API stop"); }
-void Cluster::start_api() { run("$UBLK_CLUSTER_API start"); }
+void Cluster::start_api() {
+  run("$UBLK_CLUSTER_API start");
+  // The client finds out that its idle connection is dead; a GET is then sent again by itself.
+  (void)client_.get("/version", never_);
+}
 
 void Cluster::compact() {
   kube::ClusterConfig config;
@@ -90,9 +89,10 @@ void Cluster::compact() {
   ASSERT_TRUE(done.ok() && done->status == 200) << (done ? done->body : done.error().to_string());
 }
 
-Watcher::Watcher(std::shared_ptr<kube::Transport> transport, kube::Resource resource)
+Watcher::Watcher(std::shared_ptr<kube::Transport> transport, kube::Resource resource,
+                 kube::Informer::Options options)
     : reflector_(
-          std::move(transport), std::move(resource), "", {},
+          std::move(transport), std::move(resource), "", options,
           [this](const std::string& name, const json* object) {
             const std::scoped_lock lock(mutex_);
             if (object == nullptr)
@@ -117,6 +117,14 @@ bool Watcher::wait(const std::string& name, const std::function<bool(const json&
   return changed_.wait_for(lock, time, [&] {
     const auto known = objects_.find(name);
     return holds(known == objects_.end() ? json() : known->second);
+  });
+}
+
+bool Watcher::wait_any(const std::function<bool(const json&)>& holds, std::chrono::seconds time) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, time, [&] {
+    return std::any_of(objects_.begin(), objects_.end(),
+                       [&](const auto& known) { return holds(known.second); });
   });
 }
 

@@ -35,8 +35,6 @@ class Cluster {
   void patch(const std::string& path, const nlohmann::json& patch);
   void remove(const std::string& path);
   [[nodiscard]] nlohmann::json get(const std::string& path);  // null: there is none
-  // Every event about that object.
-  [[nodiscard]] std::vector<nlohmann::json> events_of(const std::string& name);
 
   // --- disturbances
   void stop_api();   // SIGKILL
@@ -54,15 +52,25 @@ class Cluster {
 // Changes of one kind of objects, to wait for without asking again and again.
 class Watcher {
  public:
-  Watcher(std::shared_ptr<kube::Transport> transport, kube::Resource resource);
+  Watcher(std::shared_ptr<kube::Transport> transport, kube::Resource resource,
+          kube::Informer::Options options = quick());
   // Until `holds` of the object as it is (null: it is not there). False: not within `time`.
   [[nodiscard]] bool wait(const std::string& name,
                           const std::function<bool(const nlohmann::json&)>& holds,
                           std::chrono::seconds time = std::chrono::seconds(60));
+  // Until one of the objects is as `holds` wants it.
+  [[nodiscard]] bool wait_any(const std::function<bool(const nlohmann::json&)>& holds,
+                              std::chrono::seconds time = std::chrono::seconds(60));
   [[nodiscard]] nlohmann::json at(const std::string& name);
   [[nodiscard]] size_t changes();  // seen so far
   [[nodiscard]] bool wait_synced(std::chrono::seconds time = std::chrono::seconds(60));
   [[nodiscard]] kube::Informer::Counters counters() const { return reflector_.counters(); }
+  // A test does not wait for a back-off that grew.
+  [[nodiscard]] static kube::Informer::Options quick() {
+    kube::Informer::Options options;
+    options.back_off_max = std::chrono::milliseconds(500);
+    return options;
+  }
 
  private:
   std::mutex mutex_;
