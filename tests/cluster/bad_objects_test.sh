@@ -7,10 +7,8 @@ set -euo pipefail
 # shellcheck disable=SC2317
 leave() { kubectl delete ublkvolume bad good --ignore-not-found >/dev/null 2>&1 || true; rm -rf "$WORK"; }
 trap leave EXIT
-# One kubectl for all: through ./dev each would look around first. What it remembers of the server may be older than the
-# definitions.
-eval "$("$REPO/dev" cluster env)"
-export KUBECACHEDIR=$WORK/cache
+use_cluster
+check "the chart is installed" have_chart
 
 BASE='{"apiVersion": "ublk.dev/v1alpha1", "kind": "UblkVolume", "metadata": {"name": "bad"},
   "spec": {"size": "1Gi", "backend": {"file": {"path": "bad.img"}}}}'

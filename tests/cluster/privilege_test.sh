@@ -1,11 +1,10 @@
 #!/bin/bash
-# What the tokens of the operator's pods may do on the real API server, and what not. Wants a cluster that is up, with or
-# without the operator: it puts roles, policy and definitions of the chart into a namespace of its own if there is none.
+# What the tokens of the operator's pods may do on the real API server, and what not. Wants a cluster that is up:
+# ./dev cluster up.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
-eval "$("$REPO/dev" cluster env)"
-export KUBECACHEDIR=$WORK/cache
+use_cluster
 NS=ublk-system
 # shellcheck disable=SC2317
 leave() {
@@ -19,14 +18,6 @@ leave() {
 trap leave EXIT
 NODE=vm1
 
-installed() {
-  # Only what says who may do what: DaemonSet and Deployment are not needed here.
-  kubectl get namespace "$NS" 2>/dev/null || kubectl create namespace "$NS"
-  kubectl get clusterrole ublk-node 2>/dev/null ||
-    helm template ublk "$REPO/charts/ublk-operator" -n "$NS" --no-hooks -s templates/crds.yaml -s templates/node-rbac.yaml \
-      -s templates/node-policy.yaml -s templates/controller-rbac.yaml | kubectl apply -f -
-  kubectl wait --for=condition=Established crd/ublkvolumes.ublk.dev crd/ublknodes.ublk.dev
-}
 # A token names a node when it belongs to a pod that runs there.
 tokens() {
   kubectl apply -n "$NS" -f - <<YAML
@@ -146,7 +137,7 @@ controller_is_restricted() {
       spec: (.spec.template.spec | .serviceAccountName = "default")}' | kubectl apply --dry-run=server -f -
 }
 
-check "roles and policy are there" installed
+check "the chart is installed" have_chart
 check "tokens" tokens
 check "a volume here, one elsewhere" volumes
 check "an agent writes the status of its node's volume" own_volume
