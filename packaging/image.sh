@@ -149,7 +149,8 @@ esac
 install_missing "${BUILD_PACKAGES[@]}" "${IMAGE_PACKAGES[@]}"
 cd "$REPO"
 if [[ $build ]]; then
-  step "configuring" configure_preset release
+  # What there is to build may have changed since the folder was configured.
+  step "configuring" build_preset release build.ninja
   mapfile -t targets < <(ninja -C build/release -t targets all | sed -nE 's/^(ublk-node|ublk-server|ublkctl|ublk-controller): .*/\1/p')
   step "building ${targets[*]}" build_preset release "${targets[@]}"
 fi

@@ -21,16 +21,19 @@ version_is_the_programs() {
 }
 everything_on() {
   cat >"$WORK/pools.yaml" <<<'{node: {pools: [{name: default, path: /srv/slow, create: true}, {name: fast, path: /srv/fast}]}}'
-  render -f "$WORK/pools.yaml" --set namespace.create=true,metrics.serviceMonitor.enabled=true,node.startupTaint=example.com/starting \
+  render -f "$WORK/pools.yaml" --set namespace.create=true,metrics.serviceMonitor.enabled=true \
+    --set metrics.prometheusRule.enabled=true,metrics.dashboard.enabled=true,node.startupTaint=example.com/starting \
     --set node.standbys=2,image.digest="sha256:$(printf 'a%.0s' {1..64})" >"$WORK/all.yaml"
   grep -q -- '--pool=fast=/srv/fast' "$WORK/all.yaml"
   grep -q -- '--standbys=2' "$WORK/all.yaml"
   grep -q 'image: localhost/ublk-operator@sha256:a' "$WORK/all.yaml"
-  grep -q 'kind: ServiceMonitor' "$WORK/all.yaml"
+  same 2 "$(grep -c 'kind: ServiceMonitor' "$WORK/all.yaml")"
+  same 1 "$(grep -c 'kind: PrometheusRule' "$WORK/all.yaml")"
+  same 1 "$(grep -c 'ublk-operator.json: ' "$WORK/all.yaml")"
 }
 off_by_default() {
   render >"$WORK/default.yaml"
-  ! grep -qE 'monitoring.coreos.com|kind: (Namespace|Service)$' "$WORK/default.yaml"
+  ! grep -qE 'monitoring.coreos.com|kind: (Namespace|Service|ConfigMap)$' "$WORK/default.yaml"
 }
 no_wildcards() { ! sed -n '/^rules:/,/^---/p' <(render) | grep -F '*'; }
 definitions_stay() {
@@ -49,7 +52,14 @@ values_are_checked() {
   refuses "node/logLevel" --set node.logLevel=loud
   refuses "node/standbys" --set node.standbys=99
 }
+alerts_are_right() {
+  promtool check rules "$CHART/files/alerts.yaml"
+  cp "$CHART/files/alerts.yaml" "$REPO/tests/cluster/alerts_test.yaml" "$WORK/"
+  promtool test rules "$WORK/alerts_test.yaml"
+}
+dashboard_is_json() { jq -e '.panels | length > 0' "$CHART/files/dashboard.json"; }
 
+install_missing "${CHART_PACKAGES[@]}"
 helm_program
 check "helm lint" lint
 check "its version is the programs'" version_is_the_programs
@@ -59,5 +69,7 @@ check "what needs other operators is off by default" off_by_default
 check "no role has a wildcard" no_wildcards
 check "an uninstall leaves the definitions" definitions_stay
 check "wrong values are refused by name" values_are_checked
+check "alert rules are right and fire" alerts_are_right
+check "the dashboard is JSON" dashboard_is_json
 check "no memory limit for the spawner" spawner_has_no_memory_limit
 ((!FAILED))
