@@ -34,19 +34,25 @@ nlohmann::json status_object(const Volume& volume) {
 
 nlohmann::json removed_object(const std::string& name, const ClusterObject& object,
                               const std::string& now) {
-  return {
-      {"apiVersion", kApiVersion},
-      {"kind", kVolumeKind},
-      {"metadata", {{"name", name}, {"uid", object.uid}}},
-      {"status",
-       {{"observedGeneration", object.generation},
-        {"conditions",
-         {{{"type", "DeviceRemoved"},
-           {"status", "True"},
-           {"reason", "Gone"},
-           {"message", "nothing of the volume is left on this node but what reclaimPolicy keeps"},
-           {"observedGeneration", object.generation},
-           {"lastTransitionTime", now}}}}}}};
+  const auto condition = [&](const char* type, const char* status, const char* message) {
+    return nlohmann::json{{"type", type},
+                          {"status", status},
+                          {"reason", "Gone"},
+                          {"message", message},
+                          {"observedGeneration", object.generation},
+                          {"lastTransitionTime", now}};
+  };
+  // Ready too: what this manager said before and leaves out now would go, and may not.
+  return {{"apiVersion", kApiVersion},
+          {"kind", kVolumeKind},
+          {"metadata", {{"name", name}, {"uid", object.uid}}},
+          {"status",
+           {{"observedGeneration", object.generation},
+            {"conditions",
+             {condition("Ready", "False", "the volume is being deleted and has no device any more"),
+              condition("DeviceRemoved", "True",
+                        "nothing of the volume is left on this node but what reclaimPolicy "
+                        "keeps")}}}}};
 }
 
 ClusterLink::ClusterLink(const std::shared_ptr<kube::Transport>& transport,
@@ -63,6 +69,7 @@ void ClusterLink::start(VolumeService& agent) {
   watch_ = agent.watch([this](const std::string& name, const std::optional<Volume>& volume) {
     const auto* ready = volume ? find_condition(volume->status.conditions, "Ready") : nullptr;
     const bool urgent = !volume || (ready != nullptr && ready->status == ConditionStatus::yes);
+    if (!volume) volumes_.set_gone(name);
     const std::scoped_lock lock(mutex_);
     latest_[name] = volume;
     plan_.changed(name, Clock::now(), urgent);
@@ -216,7 +223,8 @@ void ClusterLink::write_volume(const std::string& name) {
   }
   if (how && !wanted.is_null()) written_[name] = wanted;
   plan_.written(name, Clock::now());
-  if (latest_[name]) return;
+  // Only once it was said that the volume is gone: it may have gone while that it is there was said.
+  if (volume || latest_[name]) return;
   latest_.erase(name);
   written_.erase(name);
   plan_.forget(name);

@@ -30,6 +30,7 @@ struct ClusterLinkOptions {
   std::string namespace_name;                  // where the heartbeat's Lease is
   std::string holder;                          // who beats: the pod's name
   std::function<nlohmann::json()> node_facts;  // node_status() of what is now
+  StatusPlan::Options plan;
 };
 
 // What is written as the status of a volume: of an object that is there, and of one that is being
@@ -75,7 +76,7 @@ class ClusterLink {
   std::mutex mutex_;
   std::condition_variable changed_;
   bool stopping_ = false;                                // under mutex_
-  StatusPlan plan_;                                      // under mutex_
+  StatusPlan plan_{options_.plan};                       // under mutex_
   std::map<std::string, std::optional<Volume>> latest_;  // under mutex_; empty: gone
   std::map<std::string, std::string> failing_;           // under mutex_: what was said last
   std::minstd_rand random_{std::random_device{}()};      // under mutex_

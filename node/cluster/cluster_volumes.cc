@@ -62,7 +62,7 @@ SourceView view_of(const std::map<std::string, ClusterObject>& objects,
     } else if (!same) {
       view.removed.emplace(name, known->second.uid);  // then the new one's turn comes
     } else if (object.deleting) {
-      view.removed.emplace(name, object.uid);
+      if (!object.gone) view.removed.emplace(name, object.uid);
     } else {
       view.volumes.emplace(name, object.wanted);
     }
@@ -141,6 +141,13 @@ void ClusterVolumes::set_cluster(const std::string& uid) {
   wake_.signal();
 }
 
+void ClusterVolumes::set_gone(const std::string& name) {
+  const std::scoped_lock lock(mutex_);
+  const auto found = objects_.find(name);
+  // Not deleted: what went had its name before, and this one's turn comes.
+  if (found != objects_.end() && found->second.deleting) found->second.gone = true;
+}
+
 std::optional<ClusterObject> ClusterVolumes::find(const std::string& name) const {
   const std::scoped_lock lock(mutex_);
   const auto found = objects_.find(name);
@@ -154,6 +161,7 @@ void ClusterVolumes::changed(const std::string& name, const nlohmann::json* obje
   } else {
     auto now = read_cluster_object(*object, cluster_);
     auto& before = objects_[name];
+    now.gone = before.gone && before.uid == now.uid;
     if (before == now) return;  // its status, mostly written by ourselves
     before = std::move(now);
   }

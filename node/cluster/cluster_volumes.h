@@ -30,6 +30,7 @@ struct ClusterObject {
   std::string uid;
   int64_t generation = 0;
   bool deleting = false;
+  bool gone = false;  // nothing is left of it on this node; whoever deleted it has yet to hear
   WantedVolume wanted;
   friend bool operator==(const ClusterObject&, const ClusterObject&) = default;
 };
@@ -49,6 +50,8 @@ class ClusterVolumes {
   void start();
   // Which cluster this is: the uid of its namespace kube-system. Nothing is decided before.
   void set_cluster(const std::string& uid);
+  // The agent has nothing left of this volume. From then on its deletion asks nothing of the agent.
+  void set_gone(const std::string& name);
 
   // One at a time; lives no longer than this.
   [[nodiscard]] std::unique_ptr<VolumeSource> source();

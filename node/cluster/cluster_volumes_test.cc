@@ -72,6 +72,13 @@ TEST_F(ViewTest, ADeletedObjectIsARemovalAlsoWhenTheNodeNeverHadIt) {
   EXPECT_EQ(seen.removed, (std::map<std::string, std::string>{{"known", "u1"}, {"unknown", "u2"}}));
 }
 
+TEST_F(ViewTest, WhatIsGoneIsNotRemovedAgainWhileItsObjectWaits) {
+  add("vol", "u1", true);
+  objects_["vol"].gone = true;
+  EXPECT_TRUE(view().removed.empty());
+  EXPECT_TRUE(view().volumes.empty());
+}
+
 TEST_F(ViewTest, AVanishedObjectIsReportedAndServedOn) {
   have("vol", "u1");
   const auto seen = view();

@@ -1,0 +1,177 @@
+#!/bin/bash
+# Applications in pods go on while the node's pod, its processes and the API server die. Wants a cluster that is up
+# (./dev cluster up) and an image of what is to be tested (./dev image). Prints how long the applications paused.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
+. "$LAB_DIR/cluster/archive.sh"
+NAMESPACE=ublk-system
+MODES=(Reissue Queue FailIO None)
+cluster() { "$REPO/dev" cluster "$@"; }
+kube() { kubectl -n "$NAMESPACE" "$@"; }
+# shellcheck disable=SC2317
+leave() {
+  kubectl delete pod,ublkvolume -l test=recovery --all-namespaces --force --grace-period=0 --wait=false >/dev/null 2>&1 || true
+  rm -rf "$WORK"
+}
+trap leave EXIT
+use_cluster
+
+name_of() { tr '[:upper:]' '[:lower:]' <<<"$1"; }           # of a mode: its volume, and its application's pod
+node_pod() { kube get pods -l app.kubernetes.io/component=node --field-selector=status.phase=Running \
+  -o jsonpath='{range .items[?(!@.metadata.deletionTimestamp)]}{.metadata.name}{"\n"}{end}' | head -n 1; }
+recoveries() { kubectl get ublkvolume "$1" -o jsonpath='{.status.recoveryCount}'; }
+# on_node COMMAND: the same as in a shell on the node.
+on_node() { cluster node "$@"; }
+
+install() {
+  cluster load-image "$REPO/build/image.tar"
+  helm upgrade --install ublk "$REPO/charts/ublk-operator" --namespace "$NAMESPACE" --create-namespace
+  kube rollout status deployment/ublk-controller --timeout=180s
+  kube rollout status daemonset/ublk-node --timeout=180s
+}
+load_application() {
+  local root=$WORK/root
+  mkdir -p "$root"
+  cp "$REPO/build/release/bin/ublk-application" "$root/application"
+  write_image "$WORK/application.tar" localhost/ublk-application:1 "$root" /application
+  cluster load-image "$WORK/application.tar"
+}
+applied() {
+  local mode
+  for mode in "${MODES[@]}"; do
+    cat <<YAML
+---
+apiVersion: ublk.dev/v1alpha1
+kind: UblkVolume
+metadata: {name: $(name_of "$mode"), labels: {test: recovery}}
+spec:
+  size: 64Mi
+  recovery: {mode: $mode}
+  backend: {file: {path: $(name_of "$mode").img}}
+  reclaimPolicy: Delete
+YAML
+  done | kubectl apply -f -
+  kubectl wait ublkvolume -l test=recovery --for=condition=Ready --timeout=60s
+}
+started() {
+  local mode
+  for mode in "${MODES[@]}"; do
+    cat <<YAML
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: $(name_of "$mode"), labels: {test: recovery}}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 60
+  containers:
+    - name: application
+      image: localhost/ublk-application:1
+      args: [/application, --device, /dev/ublk/by-name/$(name_of "$mode"), --mib, "4", --threads, "2"]
+      securityContext: {privileged: true}
+      volumeMounts: [{name: dev, mountPath: /dev}]
+  volumes: [{name: dev, hostPath: {path: /dev}}]
+YAML
+  done | sed 's|args: \[/application, |command: [/application]\n      args: [|' | kubectl apply -n default -f -
+  for mode in "${MODES[@]}"; do wait_log "$(name_of "$mode")" '^ready'; done
+}
+# wait_log POD REGEX: until a line of its log says so.
+wait_log() { timeout 120 grep -qE -m 1 "$2" < <(kubectl logs -n default -f --pod-running-timeout=120s "pod/$1"); }
+
+# Every volume is served by a server of its own time, after whatever just happened.
+recovered_all() {
+  local volume before now
+  while read -r volume before; do
+    for _ in $(seq 600); do
+      now=$(recoveries "$volume")
+      [[ ${now:-0} -le $before ]] || break
+      sleep 0.2
+    done
+    [[ $now -gt $before ]] || { printf '%s was recovered %s times, and %s before\n' "$volume" "$now" "$before"; return 1; }
+  done <"$WORK/before"
+  kubectl wait ublkvolume -l test=recovery --for=condition=Ready --timeout=60s
+}
+remember() { local mode; for mode in "${MODES[@]}"; do printf '%s %s\n' "$(name_of "$mode")" "$(recoveries "$(name_of "$mode")")"; done >"$WORK/before"; }
+
+deleted_ten_times() {
+  local i
+  for i in $(seq "${ROUNDS:-10}"); do
+    remember
+    kube delete pod -l app.kubernetes.io/component=node --force --grace-period=0
+    recovered_all || { printf 'in round %s\n' "$i"; return 1; }
+  done
+  kube rollout status daemonset/ublk-node --timeout=180s
+}
+killed() { # CONTAINER PATTERN: SIGKILL of its process below the watchdog, ten times
+  local i
+  for i in $(seq 10); do
+    remember
+    on_node "pkill -KILL -f '$2'"
+    recovered_all || { printf 'in round %s\n' "$i"; return 1; }
+  done
+}
+agent_killed() {
+  local before after
+  before=$(on_node "pgrep -f '^/usr/bin/ublk-server' | sort | tr '\n' ' '")
+  on_node "pkill -KILL -f '^/usr/bin/ublk-node agent'"
+  for _ in $(seq 300); do on_node "pgrep -f '^/usr/bin/ublk-node agent'" && break; sleep 0.2; done
+  after=$(on_node "pgrep -f '^/usr/bin/ublk-server' | sort | tr '\n' ' '")
+  same "$before" "$after"
+  kubectl wait ublkvolume -l test=recovery --for=condition=Ready --timeout=60s
+}
+without_api() {
+  remember
+  cluster stop kube-apiserver
+  on_node "pkill -KILL -f '^/usr/bin/ublk-server'"
+  # The node's own word, since nobody else has one.
+  on_node 'for i in $(seq 300); do
+      [ "$(ls /dev/ublk/by-name | wc -l)" = 4 ] && [ "$(pgrep -cf "^/usr/bin/ublk-server")" -ge 4 ] && exit 0; sleep 0.2
+    done; exit 1'
+  sleep "${OUTAGE:-20}"
+  cluster start kube-apiserver
+  recovered_all
+}
+
+# What each application saw; it ends here.
+outcome() {
+  local pod=$1 summary
+  kubectl logs -n default "pod/$pod" >"$WORK/$pod.log"
+  kubectl delete pod -n default "$pod" --wait=false >/dev/null
+  timeout 90 grep -m 1 '^writes=' < <(kubectl logs -n default -f "pod/$pod") >"$WORK/$pod.summary" || true
+  summary=$(cat "$WORK/$pod.summary")
+  printf '%s: %s\n' "$pod" "$summary"
+  grep -q ' lost=0 ' <<<"$summary"
+  case $pod in
+    reissue) grep -q ' errors=0 .* reopened=0 ' <<<"$summary" ;;
+    queue) grep -q ' reopened=0 ' <<<"$summary" ;;
+    failio) ! grep -q ' errors=0 ' <<<"$summary" && grep -q ' reopened=0 ' <<<"$summary" ;;
+    none) ! grep -q ' errors=0 ' <<<"$summary" && ! grep -q ' reopened=0 ' <<<"$summary" ;;
+  esac
+}
+pauses() {
+  sed -n 's/^pause_ms=\([0-9]*\) .*/\1/p' "$WORK/$1.log" | sort -n |
+    awk '{v[NR] = $1} END {if (NR) printf "%d pauses: min %d, median %d, max %d ms\n", NR, v[1], v[int((NR + 1) / 2)], v[NR]; else print "none of 30 ms"}'
+}
+removed() {
+  kubectl delete ublkvolume -l test=recovery --timeout=60s
+  same "" "$(on_node 'ls /dev/ublk/by-name')"
+  same "" "$(on_node 'ls /var/lib/ublk-operator/pool')"
+}
+
+check "installed with Helm" install
+check "an application's image" load_application
+check "four volumes applied and Ready" applied
+check "an application on each" started
+check "the node's pod deleted with --force, ${ROUNDS:-10} times" deleted_ten_times
+for mode in "${MODES[@]}"; do
+  kubectl logs -n default "pod/$(name_of "$mode")" >"$WORK/$(name_of "$mode").log" || true
+  printf '  %-8s %s\n' "$mode" "$(pauses "$(name_of "$mode")")"
+done
+check "every server killed ten times in a row" killed servers '^/usr/bin/ublk-server'
+check "the spawner killed ten times in a row" killed spawner '^/usr/bin/ublk-node spawner'
+check "an agent's death touches no server" agent_killed
+check "every server killed while there is no API server" without_api
+for mode in "${MODES[@]}"; do check "what the application on $mode saw" outcome "$(name_of "$mode")"; done
+check "removed, and nothing is left" removed
+((!FAILED))
