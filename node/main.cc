@@ -36,6 +36,7 @@
 #include "node/spawner/daemon.h"
 #include "node/spawner/spawner.h"
 #include "node/telemetry/node_metrics.h"
+#include "node/ublk/driver.h"
 #include "node/watchdog/watchdog.h"
 
 namespace ublk_operator {
@@ -59,6 +60,7 @@ struct NodeOptions {
   ClusterOptions cluster;
   std::vector<std::string> watched;
   bool wait = false;
+  bool load_driver = false;
   std::string listen;  // of /metrics, /healthz, /readyz; empty: nowhere
   std::string api_socket = kLocalApiSocket;
   std::vector<std::string> pools;
@@ -205,11 +207,14 @@ int run_agent(NodeOptions& options, bool with_spawner) {
     if (auto told = sd_notify("READY=1"); !told)
       logger->warn("operation=sd_notify error=\"{}\"", told.error().to_string());
   };
+  if (options.load_driver)
+    if (auto loaded = load_driver(); !loaded) return fail(loaded.error());
   std::unique_ptr<ClusterLink> link;  // outlives the agent, whose source of volumes it has
   if (options.cluster.used) {
     auto made = make_cluster_link(options, *log);
     if (!made) return fail(made.error());
     link = std::move(*made);
+    options.agent.on_event = [&link](const VolumeEvent& event) { link->say_event(event); };
     options.agent.open_source = [&link]() -> Result<std::unique_ptr<VolumeSource>> {
       return link->source();
     };
@@ -303,6 +308,8 @@ void add_agent_options(CLI::App& command, NodeOptions& options) {
   command.add_option("--spawner", agent.spawner_socket, "socket of the spawner")
       ->capture_default_str();
   command.add_option("--socket", options.api_socket, "socket for ublkctl")->capture_default_str();
+  command.add_flag("--load-driver", options.load_driver,
+                   "modprobe ublk_drv when the driver is not there");
   command.add_option("--listen", options.listen,
                      "ADDRESS:PORT of /metrics, /healthz and /readyz (default: none)");
   command.add_option("--server", agent.server_program,

@@ -46,7 +46,7 @@ Result<std::unique_ptr<Agent>> Agent::create(AgentOptions options, Logger log) {
 Agent::Agent(AgentOptions options, Logger log)
     : options_(std::move(options)),
       log_(log),
-      events_(format_now, std::move(log)),
+      events_(format_now, std::move(log), options_.on_event),
       hooks_(options_.test_hooks_dir) {}
 
 Agent::~Agent() {

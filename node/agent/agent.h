@@ -35,7 +35,8 @@ struct AgentOptions {
   std::string test_hooks_dir;
   NodePaths paths;
   std::function<Result<void>()> start_spawner;  // `ublk-node run`
-  std::function<void()> on_ready;               // all volumes of the last life are known again
+  EventLog::Listener on_event;
+  std::function<void()> on_ready;  // all volumes of the last life are known again
   // Each worker opens its own. A fake here is one that passes tests/contract.
   std::function<Result<std::unique_ptr<ControlDevice>>()> open_control = open_control_device;
   // How long the start waits for the spawner, which alone knows the servers of the last life.

@@ -34,7 +34,8 @@ std::string quoted(const std::string& text) {
 
 }  // namespace
 
-EventLog::EventLog(Now now, Logger log) : now_(std::move(now)), log_(std::move(log)) {}
+EventLog::EventLog(Now now, Logger log, Listener listener)
+    : now_(std::move(now)), log_(std::move(log)), listener_(std::move(listener)) {}
 
 void EventLog::record(const std::string& volume, bool warning, const std::string& reason,
                       const std::string& message) {
@@ -43,6 +44,7 @@ void EventLog::record(const std::string& volume, bool warning, const std::string
             volume, reason, quoted(text));
 
   const std::string now = now_();
+  if (listener_) listener_({volume, warning, reason, text, now, now, 1});
   const std::lock_guard lock(mutex_);
   if (!by_volume_.contains(volume) && by_volume_.size() >= volumes_remembered_max) make_room();
   Events& events = by_volume_[volume];

@@ -20,7 +20,9 @@ namespace ublk_operator {
 class EventLog {
  public:
   using Now = std::function<std::string()>;  // RFC 3339
-  EventLog(Now now, Logger log);
+  // Also told of each event, by the thread that records it: must be quick.
+  using Listener = std::function<void(const VolumeEvent& event)>;
+  EventLog(Now now, Logger log, Listener listener = {});
   // Also logged: one key=value line.
   void record(const std::string& volume, bool warning, const std::string& reason,
               const std::string& message);
@@ -41,6 +43,7 @@ class EventLog {
 
   const Now now_;
   const Logger log_;
+  const Listener listener_;
   mutable std::mutex mutex_;
   uint64_t sequence_ = 0;
   std::map<std::string, Events> by_volume_;

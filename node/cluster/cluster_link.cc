@@ -60,7 +60,10 @@ ClusterLink::ClusterLink(const std::shared_ptr<kube::Transport>& transport,
     : options_(std::move(options)),
       log_(std::move(log)),
       client_(transport),
-      volumes_(transport, options_.node_name, log_) {}
+      volumes_(transport, options_.node_name, log_),
+      events_(transport,
+              kube::EventCorrelator::Options{.component = manager, .instance = options_.node_name},
+              log_) {}
 
 ClusterLink::~ClusterLink() { stop(); }
 
@@ -91,6 +94,16 @@ void ClusterLink::stop() {
   cancel_.cancel();
   if (writer_.joinable()) writer_.join();
   if (heartbeat_.joinable()) heartbeat_.join();
+}
+
+void ClusterLink::say_event(const VolumeEvent& event) {
+  kube::EventTarget target{kApiVersion, "UblkNode", options_.node_name, "", ""};
+  if (!event.volume.empty()) {
+    const auto object = volumes_.find(event.volume);
+    if (!object) return;  // nobody would find it
+    target = {kApiVersion, kVolumeKind, event.volume, object->uid, ""};
+  }
+  events_.say({std::move(target), event.warning, event.reason, event.message});
 }
 
 bool ClusterLink::stopping() {

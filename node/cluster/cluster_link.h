@@ -19,6 +19,7 @@
 
 #include "common/base/log.h"
 #include "common/kube/client.h"
+#include "common/kube/events.h"
 #include "common/localapi/service.h"
 #include "node/cluster/cluster_volumes.h"
 #include "node/cluster/status_plan.h"
@@ -51,6 +52,8 @@ class ClusterLink {
   void start(VolumeService& agent);
   void stop();
   [[nodiscard]] std::unique_ptr<VolumeSource> source() { return volumes_.source(); }
+  // An Event of the volume's object, or of the UblkNode when it is no volume's. Any thread; quick.
+  void say_event(const VolumeEvent& event);
   // The API server's last word on the volumes is this old.
   [[nodiscard]] std::chrono::milliseconds heard_before() const { return volumes_.heard_before(); }
 
@@ -87,6 +90,7 @@ class ClusterLink {
   Clock::time_point node_due_{};
 
   ClusterVolumes volumes_;
+  kube::EventRecorder events_;
   std::thread writer_;
   std::thread heartbeat_;
 };
