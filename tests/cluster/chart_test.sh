@@ -57,6 +57,12 @@ alerts_are_right() {
   cp "$CHART/files/alerts.yaml" "$REPO/tests/cluster/alerts_test.yaml" "$WORK/"
   promtool test rules "$WORK/alerts_test.yaml"
 }
+metrics_are_there() {
+  local name
+  grep -ohE 'ublk_[a-z_]+' "$CHART"/files/{alerts.yaml,dashboard.json} | sed 's/_bucket$//' | sort -u | while read -r name; do
+    grep -rqF "\"$name\"" --include='*.cc' "$REPO"/{node,controller} || { echo "no program has $name"; exit 1; }
+  done
+}
 dashboard_is_json() { jq -e '.panels | length > 0' "$CHART/files/dashboard.json"; }
 
 install_missing "${CHART_PACKAGES[@]}"
@@ -70,6 +76,7 @@ check "no role has a wildcard" no_wildcards
 check "an uninstall leaves the definitions" definitions_stay
 check "wrong values are refused by name" values_are_checked
 check "alert rules are right and fire" alerts_are_right
+check "programs have every metric that is asked for" metrics_are_there
 check "the dashboard is JSON" dashboard_is_json
 check "no memory limit for the spawner" spawner_has_no_memory_limit
 ((!FAILED))
