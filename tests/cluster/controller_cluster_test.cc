@@ -1,11 +1,11 @@
 // ublk-controller, the program, on a real API server: what it writes, what it survives. The nodes are
 // the tests: they write a UblkNode and renew its Lease as an agent does.
 #include <gmock/gmock.h>
-#include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
 
 #include <cerrno>
+#include <csignal>
 #include <thread>
 
 #include "common/api/quantity.h"
@@ -204,7 +204,7 @@ class ControllerClusterTest : public ::testing::Test {
     (void)cluster_->client().remove("/api/v1/namespaces/default/events", cluster_->never());
   }
 
-  void create_volume(const std::string& name, json spec = json::object()) {
+  void create_volume(const std::string& name, const json& spec = json::object()) {
     json whole{{"size", "1Gi"}, {"backend", {{"file", {{"pool", "default"}, {"path", name}}}}}};
     whole.merge_patch(spec);
     cluster_->create(kVolumes.path(), {{"apiVersion", "ublk.dev/v1alpha1"},
