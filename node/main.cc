@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <climits>
 #include <csignal>
@@ -22,9 +23,11 @@
 #include "common/base/files.h"
 #include "common/base/log.h"
 #include "common/base/sd_notify.h"
+#include "common/http/server.h"
 #include "common/kube/config.h"
 #include "common/kube/transport.h"
 #include "common/localapi/server.h"
+#include "common/metrics/metrics.h"
 #include "node/agent/agent.h"
 #include "node/agent/disposable.h"
 #include "node/agent/folder_source.h"
@@ -32,6 +35,7 @@
 #include "node/cluster/node_facts.h"
 #include "node/spawner/daemon.h"
 #include "node/spawner/spawner.h"
+#include "node/telemetry/node_metrics.h"
 #include "node/watchdog/watchdog.h"
 
 namespace ublk_operator {
@@ -55,6 +59,7 @@ struct NodeOptions {
   ClusterOptions cluster;
   std::vector<std::string> watched;
   bool wait = false;
+  std::string listen;  // of /metrics, /healthz, /readyz; empty: nowhere
   std::string api_socket = kLocalApiSocket;
   std::vector<std::string> pools;
   SpawnerOptions spawner;
@@ -144,6 +149,37 @@ Result<std::unique_ptr<ClusterLink>> make_cluster_link(const NodeOptions& option
   return std::make_unique<ClusterLink>(std::move(*transport), std::move(link), log);
 }
 
+// What an agent shows over HTTP. Stopped before the agent ends.
+struct Telemetry {
+  std::atomic<bool> ready = false;  // the volumes of the last life are known again
+  metrics::Registry registry;
+  std::optional<NodeMetrics> metrics;
+  std::unique_ptr<http::HttpServer> server;
+
+  [[nodiscard]] Result<void> start(const std::string& address, VolumeService& agent,
+                                   std::function<std::chrono::milliseconds()> heard_before) {
+    metrics.emplace(registry, agent, std::move(heard_before));
+    http::Pages pages;
+    pages["/healthz"] = [] { return http::Reply{200, "ok\n"}; };
+    pages["/readyz"] = [this] {
+      return ready ? http::Reply{200, "ok\n"}
+                   : http::Reply{503, "the volumes of the last life are being taken back\n"};
+    };
+    pages["/metrics"] = [this] {
+      metrics->refresh();
+      return http::Reply{200, registry.text(), metrics::Registry::content_type};
+    };
+    auto listening = http::HttpServer::listen(address, std::move(pages));
+    if (!listening) return std::move(listening).error();
+    server = std::move(*listening);
+    return {};
+  }
+  void stop() {
+    server.reset();
+    metrics.reset();
+  }
+};
+
 int run_agent(NodeOptions& options, bool with_spawner) {
   auto stop = stop_signals();
   if (!stop) return fail(stop.error());
@@ -163,7 +199,9 @@ int run_agent(NodeOptions& options, bool with_spawner) {
       return start_spawner_daemon(daemon);
     };
   }
-  options.agent.on_ready = [logger = *log] {
+  Telemetry telemetry;
+  options.agent.on_ready = [&telemetry, logger = *log] {
+    telemetry.ready = true;
     if (auto told = sd_notify("READY=1"); !told)
       logger->warn("operation=sd_notify error=\"{}\"", told.error().to_string());
   };
@@ -181,12 +219,19 @@ int run_agent(NodeOptions& options, bool with_spawner) {
   if (agent.err() == ECANCELED) return 0;
   if (!agent) return fail(agent.error());
   if (link) link->start(**agent);
+  if (!options.listen.empty()) {
+    auto started = telemetry.start(options.listen, **agent,
+                                   link ? [&link] { return link->heard_before(); }
+                                        : std::function<std::chrono::milliseconds()>());
+    if (!started) return fail(started.error());
+  }
   LocalApiServer::Options api;
   api.path = options.api_socket;
   auto server = LocalApiServer::start(**agent, api, *log);
   if (!server) return fail(server.error());
   auto done = (*agent)->run(stop->get());
   (*server)->stop();
+  telemetry.stop();
   if (link) link->stop();
   if (!done) return fail(done.error());
   (*log)->info("operation=stop servers=left_serving");
@@ -204,7 +249,8 @@ int spawner_main(const NodeOptions& options) {
     const std::string& socket = options.spawner.socket_path;
     if (auto made = make_directories(socket.substr(0, socket.rfind('/'))); !made)
       return fail(made.error());
-    auto lock = FileLock::wait(socket + ".lock", stop->get());
+    // Not SOCKET.lock, which whoever listens there takes for as long as that takes.
+    auto lock = FileLock::wait(socket + ".owner", stop->get());
     if (lock.err() == ECANCELED) return 0;
     if (!lock) return fail(lock.error());
     alone = std::move(*lock);
@@ -257,6 +303,8 @@ void add_agent_options(CLI::App& command, NodeOptions& options) {
   command.add_option("--spawner", agent.spawner_socket, "socket of the spawner")
       ->capture_default_str();
   command.add_option("--socket", options.api_socket, "socket for ublkctl")->capture_default_str();
+  command.add_option("--listen", options.listen,
+                     "ADDRESS:PORT of /metrics, /healthz and /readyz (default: none)");
   command.add_option("--server", agent.server_program,
                      "path of ublk-server (default: beside this program)");
   command.add_option("--standbys", agent.standby_count, "warm servers kept for the next recovery")

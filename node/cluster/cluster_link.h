@@ -50,6 +50,8 @@ class ClusterLink {
   void start(VolumeService& agent);
   void stop();
   [[nodiscard]] std::unique_ptr<VolumeSource> source() { return volumes_.source(); }
+  // The API server's last word on the volumes is this old.
+  [[nodiscard]] std::chrono::milliseconds heard_before() const { return volumes_.heard_before(); }
 
  private:
   using Clock = std::chrono::steady_clock;

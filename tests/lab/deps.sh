@@ -10,6 +10,9 @@ LINT_PACKAGES=(clang-format-19 clang-tidy-19 shellcheck jq)
 LAB_PACKAGES=(qemu-system-x86 qemu-utils mmdebstrap debian-archive-keyring cpio kmod e2fsprogs busybox-static xz-utils
   zstd jq util-linux)
 CLUSTER_PACKAGES=(gcc libc6-dev openssh-client openssl)
+# promtool
+CHART_PACKAGES=(prometheus jq)
+IMAGE_PACKAGES=(buildah binutils kmod jq)
 
 # install_missing PACKAGE...: does nothing, quickly, when all are there.
 install_missing() {
@@ -28,7 +31,8 @@ apt_install() {
 }
 
 lab_deps() { install_missing "${LAB_PACKAGES[@]}"; }
-all_deps() { install_missing "${BUILD_PACKAGES[@]}" "${LINT_PACKAGES[@]}" "${LAB_PACKAGES[@]}" "${CLUSTER_PACKAGES[@]}"; }
+all_deps() { install_missing "${BUILD_PACKAGES[@]}" "${LINT_PACKAGES[@]}" "${LAB_PACKAGES[@]}" "${CLUSTER_PACKAGES[@]}" \
+  "${CHART_PACKAGES[@]}" "${IMAGE_PACKAGES[@]}"; }
 
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
   set -euo pipefail

@@ -49,6 +49,19 @@ report_gtest() {
   fi
 }
 
+# report_checks STAGE LOG COUNTS: counts what a script with named checks wrote, lines "pass NAME" and "fail NAME" in COUNTS;
+# in LOG the same lines, each after what its check printed.
+report_checks() {
+  local stage=$1 log=$2 counts=$3 verdict check
+  [[ -s $counts ]] || { failed "$stage" "${log##*/}: did not run" "$(tail -n 60 "$log")"; return; }
+  while read -r verdict check; do
+    if [[ $verdict == pass ]]; then pass; else
+      failed "$stage" "$check" "$(awk -v end="fail $check (" 'index($0, end) == 1 {exit} /^(pass|fail) / {out = ""; next} {out = out $0 "\n"}
+        END {printf "%s", out}' "$log" | tail -n 200)"
+    fi
+  done <"$counts"
+}
+
 # test_output LOG TEST: what the program printed between the start and the end of that test.
 test_output() {
   awk -v name="$2" '

@@ -7,7 +7,7 @@ set -euo pipefail
 . "$LAB_DIR/report.sh"
 . "$LAB_DIR/kernel-log.sh"
 
-STAGES=(deps build lint unit asan tsan vm-7.2 vm-6.12 systemd)
+STAGES=(deps build lint chart unit asan tsan vm-7.2 vm-6.12 systemd cluster)
 UNIT_LIMIT=120      # seconds a unit test program may take; more under a sanitizer
 VM_LIMIT=600        # the same for one that needs the kernel, unless NAME.timeout says otherwise
 RESULTS=$REPO/build/results
@@ -50,18 +50,33 @@ build_stage() {
 }
 
 stage_lint() {
-  local verdict check
   set +e; "$LAB_DIR/lint.sh" --quick --counts "$RESULTS/lint.counts" >"$log" 2>&1; set -e
   # Without a cache all of it takes 25 minutes on two cores, nearly what all stages together may take.
   SKIPS+=("lint: clang-tidy's analyzer, and clang-tidy of the tests: \`./dev lint\` does both")
   note=$(sed -n 's/^ *clang-tidy: //p' "$log")
-  [[ -s $RESULTS/lint.counts ]] || { failed lint "did not run" "$(tail -n 60 "$log")"; return; }
-  while read -r verdict check; do
-    if [[ $verdict == pass ]]; then pass; else
-      failed lint "$check" "$(awk -v end="fail $check" 'index($0, end) == 1 {exit} /^(pass|fail) / {out = ""; next} {out = out $0 "\n"}
-        END {printf "%s", out}' "$log" | tail -n 200)"
-    fi
-  done <"$RESULTS/lint.counts"
+  report_checks lint "$log" "$RESULTS/lint.counts"
+}
+
+# What users install, without a cluster.
+stage_chart() { checks_stage chart_test; }
+# checks_stage NAME...: scripts of tests/cluster, each with its named checks.
+checks_stage() {
+  local name
+  for name in "$@"; do
+    log=$RESULTS/$name.log
+    set +e; tests/cluster/"$name".sh --counts "$RESULTS/$name.counts" >"$log" 2>&1; set -e
+    report_checks "$stage" "$log" "$RESULTS/$name.counts"
+  done
+}
+
+# What the API server of a real cluster says. A cluster of its own, so that one that is up is left alone.
+stage_cluster() {
+  export UBLK_CLUSTER_DIR=$RESULTS/cluster-lab UBLK_CLUSTER_PORT=19443
+  logged tests/lab/cluster/cluster.sh up || return 0
+  checks_stage bad_objects_test privilege_test
+  log=$RESULTS/cluster-down.log
+  logged tests/lab/cluster/cluster.sh down || true
+  unset UBLK_CLUSTER_DIR UBLK_CLUSTER_PORT
 }
 
 # unit_stage PRESET LIMIT: the unit tests of that build, two at a time.
@@ -159,7 +174,7 @@ for stage in "${wanted[@]}"; do
   before=$PASSED/$FAILED/$SKIPPED
   printf '== %s\n' "$stage"
   case $stage in
-    deps | build) ;;
+    deps | build | chart | cluster) ;;
     asan | tsan) ;;
     *) # These look at what the release build made.
       [[ $build_broken || -f build/release/build.ninja ]] || logged build_preset release || build_broken=1 ;;

@@ -8,8 +8,8 @@ HELM_VERSION=3.19.0
 GO_SERIES=1.25              # the oldest that can build these
 KUBERNETES_PROGRAMS=(kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl)
 
-# cluster_programs: builds what is missing. Sets KUBERNETES, ETCD, HELM and PAUSE to the folders of the programs.
-cluster_programs() {
+# name_programs: sets KUBERNETES, ETCD, HELM and PAUSE to the folders of the programs, which are there or not yet.
+name_programs() {
   local recipe key
   recipe=$(declare -f go_in build_module)
   key=$(digest "$KUBERNETES_VERSION" "${KUBERNETES_PROGRAMS[@]}" "$recipe" "$(declare -f build_kubernetes kubernetes_module)")
@@ -17,8 +17,13 @@ cluster_programs() {
   key=$(digest "$ETCD_VERSION" "$recipe" "$(declare -f build_etcd)"); ETCD=$LAB_CACHE/etcd-$key
   key=$(digest "$HELM_VERSION" "$recipe" "$(declare -f build_helm)"); HELM=$LAB_CACHE/helm-$key
   key=$(digest "$CLUSTER_LAB/pause.c" "$(declare -f build_pause)"); PAUSE=$LAB_CACHE/pause-$key
-  # Results never change once they have their name, so no lock when all are there.
+  # Results never change once they have their name, so who finds them takes no lock.
   touch -c "$KUBERNETES" "$ETCD" "$HELM" "$PAUSE"
+}
+
+# cluster_programs: name_programs, and builds what is missing.
+cluster_programs() {
+  name_programs
   [[ -d $KUBERNETES && -d $ETCD && -d $HELM && -d $PAUSE ]] && return
   say "building Kubernetes $KUBERNETES_VERSION, etcd and Helm in $LAB_CACHE (first use, or their recipe changed): about 7 minutes on 2 cores"
   with_cache_lock cluster_programs_locked
@@ -33,6 +38,18 @@ cluster_programs_locked() {
   cached etcd "${ETCD##*-}" build_etcd
   cached helm "${HELM##*-}" build_helm
   say "cluster programs ready: $(seconds "$start") s"
+}
+
+# helm_program: name_programs, and builds Helm alone if it is missing: charts are rendered without a cluster.
+helm_program() {
+  name_programs
+  [[ -d $HELM ]] && return
+  say "building Helm $HELM_VERSION in $LAB_CACHE (first use, or its recipe changed): about a minute on 2 cores"
+  with_cache_lock helm_program_locked
+}
+helm_program_locked() {
+  [[ -d $HELM ]] || get_go
+  cached helm "${HELM##*-}" build_helm
 }
 
 # get_go: sets GO to a Go that is new enough, this machine's or Debian's.

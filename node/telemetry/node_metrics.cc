@@ -1,0 +1,118 @@
+#include "node/telemetry/node_metrics.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+#include <vector>
+
+namespace ublk_operator {
+
+namespace {
+
+using metrics::Labels;
+
+// Of the pauses that were measured: tens of milliseconds on metal, up to the kernel's request
+// timeout where it decides, and what an operator calls an outage.
+const std::vector<double> duration_bounds{0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60};
+
+// "ServerKilled (signal 9)": what a label may have few values of.
+std::string first_word(const std::string& text) { return text.substr(0, text.find(' ')); }
+
+uint64_t grown(uint64_t before, uint64_t now) { return now >= before ? now - before : now; }
+
+}  // namespace
+
+NodeMetrics::NodeMetrics(metrics::Registry& registry, VolumeService& service,
+                         std::function<std::chrono::milliseconds()> heard_before)
+    : registry_(registry), service_(service), heard_before_(std::move(heard_before)) {
+  watch_ = service_.watch([this](const std::string& name, const std::optional<Volume>& volume) {
+    changed(name, volume);
+  });
+}
+
+NodeMetrics::~NodeMetrics() { service_.unwatch(watch_); }
+
+void NodeMetrics::changed(const std::string& name, const std::optional<Volume>& volume) {
+  const std::scoped_lock lock(mutex_);
+  if (!volume) {
+    seen_.erase(name);
+    registry_.remove({{"volume", name}});
+    return;
+  }
+  const auto [entry, is_new] = seen_.try_emplace(name);
+  Seen& seen = entry->second;
+  const VolumeStatus& status = volume->status;
+  const auto* ready = find_condition(status.conditions, "Ready");
+  registry_.gauge("ublk_volume_ready", "1 while the volume is served.", {{"volume", name}})
+      .set(ready != nullptr && ready->status == ConditionStatus::yes ? 1 : 0);
+  registry_.gauge("ublk_volume_size_bytes", "Size of the device as it is.", {{"volume", name}})
+      .set(static_cast<double>(status.size_bytes));
+  const auto state = [&](const std::string& value) {
+    return registry_.gauge("ublk_volume_device_state", "1 for the state the kernel reports.",
+                           {{"volume", name}, {"state", value}});
+  };
+  if (!seen.state.empty() && seen.state != status.state) state(seen.state).set(0);
+  if (!status.state.empty()) state(status.state).set(1);
+  seen.state = status.state;
+
+  const std::string mode = to_string(volume->spec.recovery.mode);
+  // What an agent before this one counted is no news.
+  if (!is_new && status.recovery_count > seen.recoveries) {
+    registry_
+        .counter("ublk_volume_recoveries_total", "Servers that were replaced after they died.",
+                 {{"volume", name}, {"reason", first_word(status.last_recovery_reason)}})
+        .add(static_cast<double>(status.recovery_count - seen.recoveries));
+    if (status.last_recovery_duration)
+      registry_
+          .histogram("ublk_volume_recovery_duration_seconds",
+                     "From the server's death until the device was served again.", duration_bounds,
+                     {{"mode", mode}})
+          .observe(std::chrono::duration<double>(*status.last_recovery_duration).count());
+  }
+  seen.recoveries = status.recovery_count;
+}
+
+void NodeMetrics::count_io(const Volume& volume, Seen& seen) {
+  const std::string& name = volume.metadata.name;
+  for (const auto& [operation, now] : volume.status.io) {
+    IoCounters& before = seen.io[operation];
+    const Labels labels{{"volume", name}, {"operation", operation}};
+    registry_.counter("ublk_volume_io_total", "Requests that the servers completed.", labels)
+        .add(static_cast<double>(grown(before.operations, now.operations)));
+    registry_.counter("ublk_volume_io_bytes_total", "Bytes of those requests.", labels)
+        .add(static_cast<double>(grown(before.bytes, now.bytes)));
+    before = now;
+  }
+  for (const auto& [error, now] : volume.status.io_errors) {
+    registry_
+        .counter("ublk_volume_io_errors_total", "Requests that failed, by the errno they got.",
+                 {{"volume", name}, {"errno", error}})
+        .add(static_cast<double>(grown(seen.io_errors[error], now)));
+    seen.io_errors[error] = now;
+  }
+}
+
+void NodeMetrics::refresh() {
+  const std::scoped_lock one(refreshing_);
+  std::vector<std::string> names;
+  {
+    const std::scoped_lock lock(mutex_);
+    for (const auto& [name, seen] : seen_) names.push_back(name);
+  }
+  registry_.gauge("ublk_node_volumes", "Volumes that this node has.")
+      .set(static_cast<double>(names.size()));
+  if (heard_before_)
+    registry_.gauge("ublk_node_api_age_seconds", "Since the API server's last word on the volumes.")
+        .set(std::chrono::duration<double>(heard_before_()).count());
+  const auto end = std::chrono::steady_clock::now() + refresh_max;
+  for (const auto& name : names) {
+    if (std::chrono::steady_clock::now() >= end) return;  // the rest keeps what it had
+    const auto volume = service_.get(name);
+    if (!volume) continue;
+    const std::scoped_lock lock(mutex_);
+    const auto seen = seen_.find(name);
+    if (seen != seen_.end()) count_io(*volume, seen->second);
+  }
+}
+
+}  // namespace ublk_operator

@@ -1,0 +1,75 @@
+#!/bin/bash
+# The chart without a cluster: that it is well formed, that its values are checked, that install.yaml is what it gives.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
+trap 'rm -rf "$WORK"' EXIT
+. "$LAB_DIR/deps.sh"
+CLUSTER_LAB=$LAB_DIR/cluster
+. "$LAB_DIR/apt.sh"
+. "$LAB_DIR/cluster/programs.sh"
+CHART=$REPO/charts/ublk-operator
+
+helm() { HELM_CACHE_HOME=$WORK/helm HELM_CONFIG_HOME=$WORK/helm HELM_DATA_HOME=$WORK/helm "$HELM/helm" "$@"; }
+render() { helm template ublk "$CHART" --namespace ublk-system "$@"; }
+refuses() { fails_with "$1" render "${@:2}"; }
+
+lint() { helm lint --strict "$CHART"; }
+version_is_the_programs() {
+  same "$(sed -nE 's/^project\(ublk-operator VERSION ([0-9.]+).*/\1/p' "$REPO/CMakeLists.txt")" \
+    "$(sed -nE 's/^appVersion: "(.*)"/\1/p' "$CHART/Chart.yaml")"
+}
+everything_on() {
+  cat >"$WORK/pools.yaml" <<<'{node: {pools: [{name: default, path: /srv/slow, create: true}, {name: fast, path: /srv/fast}]}}'
+  render -f "$WORK/pools.yaml" --set namespace.create=true,metrics.serviceMonitor.enabled=true \
+    --set metrics.prometheusRule.enabled=true,metrics.dashboard.enabled=true,node.startupTaint=example.com/starting \
+    --set node.standbys=2,image.digest="sha256:$(printf 'a%.0s' {1..64})" >"$WORK/all.yaml"
+  grep -q -- '--pool=fast=/srv/fast' "$WORK/all.yaml"
+  grep -q -- '--standbys=2' "$WORK/all.yaml"
+  grep -q 'image: localhost/ublk-operator@sha256:a' "$WORK/all.yaml"
+  same 2 "$(grep -c 'kind: ServiceMonitor' "$WORK/all.yaml")"
+  same 1 "$(grep -c 'kind: PrometheusRule' "$WORK/all.yaml")"
+  same 1 "$(grep -c 'ublk-operator.json: ' "$WORK/all.yaml")"
+}
+off_by_default() {
+  render >"$WORK/default.yaml"
+  ! grep -qE 'monitoring.coreos.com|kind: (Namespace|Service|ConfigMap)$' "$WORK/default.yaml"
+}
+no_wildcards() { ! sed -n '/^rules:/,/^---/p' <(render) | grep -F '*'; }
+definitions_stay() {
+  same 2 "$(render | grep -c '^kind: CustomResourceDefinition')"
+  same 2 "$(render | grep -c 'helm.sh/resource-policy: keep')"
+  same 0 "$(render --set crds.install=false | grep -c '^kind: CustomResourceDefinition')"
+}
+spawner_has_no_memory_limit() { refuses "node/spawner/resources" --set node.spawner.resources.limits.memory=1Gi; }
+values_are_checked() {
+  refuses "additional properties 'replica' not allowed" --set controller.replica=1
+  refuses "node/pools/0/path" --set 'node.pools[0].name=a,node.pools[0].path=relative'
+  refuses "node/pools/0/path" --set 'node.pools[0].name=a,node.pools[0].path=/srv/../etc'
+  refuses "node/pools/0/name" --set 'node.pools[0].name=Big,node.pools[0].path=/srv'
+  refuses "two pools of the name default" --set 'node.pools[0].name=default,node.pools[0].path=/a,node.pools[1].name=default,node.pools[1].path=/b'
+  refuses "image/digest" --set image.digest=sha256:abc
+  refuses "node/logLevel" --set node.logLevel=loud
+  refuses "node/standbys" --set node.standbys=99
+}
+alerts_are_right() {
+  promtool check rules "$CHART/files/alerts.yaml"
+  cp "$CHART/files/alerts.yaml" "$REPO/tests/cluster/alerts_test.yaml" "$WORK/"
+  promtool test rules "$WORK/alerts_test.yaml"
+}
+dashboard_is_json() { jq -e '.panels | length > 0' "$CHART/files/dashboard.json"; }
+
+install_missing "${CHART_PACKAGES[@]}"
+helm_program
+check "helm lint" lint
+check "its version is the programs'" version_is_the_programs
+check "manifests/install.yaml is what it gives" "$LAB_DIR/manifests.sh" --check
+check "all options on" everything_on
+check "what needs other operators is off by default" off_by_default
+check "no role has a wildcard" no_wildcards
+check "an uninstall leaves the definitions" definitions_stay
+check "wrong values are refused by name" values_are_checked
+check "alert rules are right and fire" alerts_are_right
+check "the dashboard is JSON" dashboard_is_json
+check "no memory limit for the spawner" spawner_has_no_memory_limit
+((!FAILED))
