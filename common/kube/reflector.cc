@@ -118,6 +118,7 @@ void Reflector::watch(const Informer::Watch& step) {
     how = response.error();
   else if (response->status != 200)
     how = status_error(*response, "watch", resource_.plural);
+  if (how) heard();  // it ended the watch at its time: also a word
   say(how);
   informer_.watch_ended(
       how, std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begun));

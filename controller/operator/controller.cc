@@ -79,7 +79,7 @@ void Controller::Metrics::bound(const std::string& reason) const {
       .add();
 }
 
-Controller::Controller(std::shared_ptr<kube::Transport> transport, Options options,
+Controller::Controller(const std::shared_ptr<kube::Transport>& transport, Options options,
                        metrics::Registry& registry,
                        std::function<void(const std::string& why)> on_lost, Logger log)
     : options_(std::move(options)),

@@ -36,7 +36,7 @@ class Controller {
     std::string lease_name = "ublk-controller";
   };
 
-  Controller(std::shared_ptr<kube::Transport> transport, Options options,
+  Controller(const std::shared_ptr<kube::Transport>& transport, Options options,
              metrics::Registry& registry, std::function<void(const std::string& why)> on_lost,
              Logger log);
   ~Controller();  // as stop()

@@ -82,12 +82,13 @@ int run(const Settings& settings) {
   if (!log) return fail(log.error());
   const auto config = kube::default_config(settings.kubeconfig, settings.context);
   if (!config) return fail(config.error());
-  auto transport = kube::make_transport(*config);
-  if (!transport) return fail(transport.error());
+  auto made = kube::make_transport(*config);
+  if (!made) return fail(made.error());
+  const std::shared_ptr<kube::Transport> transport = std::move(made).value();
   const EventFd lost = EventFd::must_create();
   metrics::Registry registry;
   controller::Controller control(
-      std::move(transport).value(),
+      transport,
       {.namespace_name =
            settings.namespace_name.empty() ? config->namespace_name : settings.namespace_name,
        .identity = settings.identity.empty() ? host_name() : settings.identity},

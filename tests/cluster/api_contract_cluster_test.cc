@@ -8,7 +8,7 @@ std::shared_ptr<kube::Transport> real_server() {
   if (!available()) return nullptr;
   static const std::unique_ptr<Cluster> cluster = [] {
     auto made = std::make_unique<Cluster>();
-    made->install_definitions();
+    made->install();
     return made;
   }();
   return cluster->transport();

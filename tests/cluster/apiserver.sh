@@ -19,7 +19,7 @@ api_running() { local pid; pid=$(api_pid) && kill -0 "$pid" 2>/dev/null; }
 api_start() {
   api_running && return
   setsid "$KUBE_APISERVER" "--etcd-servers=http://127.0.0.1:$((port + 1))" --bind-address=127.0.0.1 "--secure-port=$port" \
-    --advertise-address=127.0.0.1 --service-cluster-ip-range=10.96.0.0/16 --etcd-compaction-interval=0 \
+    --advertise-address=127.0.0.1 --service-cluster-ip-range=10.96.0.0/16 --allow-privileged=true --etcd-compaction-interval=0 \
     "--tls-cert-file=$STATE/apiserver.crt" "--tls-private-key-file=$STATE/apiserver.key" "--client-ca-file=$STATE/ca.crt" \
     "--token-auth-file=$STATE/tokens.csv" --service-account-issuer=https://kubernetes.default.svc \
     "--service-account-key-file=$STATE/sa.pub" "--service-account-signing-key-file=$STATE/sa.key" \

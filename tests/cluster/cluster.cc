@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <filesystem>
 
 #include "common/kube/config.h"
 
@@ -37,12 +36,21 @@ bool available() { return !variable("KUBECONFIG").empty(); }
 
 Cluster::Cluster() : transport_(connect()), client_(transport_) {}
 
-void Cluster::install_definitions() {
-  std::string from = UBLK_SOURCE_DIR "/charts/ublk-operator/crds";
-  if (!std::filesystem::exists(from)) from = UBLK_SOURCE_DIR "/tests/cluster/minimal_crds.yaml";
-  run("kubectl apply --server-side -f " + from + " >/dev/null");
+void Cluster::install() {
+  run("kubectl apply --server-side -f " UBLK_SOURCE_DIR "/manifests/install.yaml >/dev/null");
   run("kubectl wait --for=condition=Established --timeout=60s crd/ublkvolumes.ublk.dev "
       "crd/ublknodes.ublk.dev >/dev/null");
+}
+
+std::string Cluster::kubeconfig_of(const std::string& service_account) {
+  const std::string own = variable("KUBECONFIG");
+  std::string file = own + "." + service_account;
+  // The same cluster, another user.
+  run("cp " + own + " " + file + " && kubectl --kubeconfig " + file +
+      " config set-credentials account --token=\"$(kubectl -n ublk-system create token " +
+      service_account + " --duration=1h)\" >/dev/null && kubectl --kubeconfig " + file +
+      " config set-context --current --user=account >/dev/null");
+  return file;
 }
 
 void Cluster::create(const std::string& kind_path, const json& object) {

@@ -25,9 +25,11 @@ class Cluster {
   [[nodiscard]] const kube::KubeClient& client() const { return client_; }
   [[nodiscard]] const kube::Cancel& never() const { return never_; }
 
-  // The project's definitions (charts/ublk-operator/crds), else the minimal ones; waits until they
-  // are served. Once a process is enough.
-  void install_definitions();
+  // Everything that a user installs (manifests/install.yaml): definitions, roles, policies. There is
+  // nobody to start its pods. Waits until the definitions are served. Once a process is enough.
+  void install();
+  // A kubeconfig of that service account of ublk-system, with no more rights than it has.
+  [[nodiscard]] std::string kubeconfig_of(const std::string& service_account);
 
   // --- objects; each fails the test when the server refuses
   void create(const std::string& kind_path, const nlohmann::json& object);

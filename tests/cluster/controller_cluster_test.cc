@@ -1,11 +1,11 @@
 // ublk-controller, the program, on a real API server: what it writes, what it survives. The nodes are
 // the tests: they write a UblkNode and renew its Lease as an agent does.
 #include <gmock/gmock.h>
-#include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
 
 #include <cerrno>
+#include <csignal>
 #include <thread>
 
 #include "common/api/quantity.h"
@@ -31,13 +31,14 @@ double seconds_since(Clock::time_point begun) {
   return std::chrono::duration<double>(Clock::now() - begun).count();
 }
 
-// The program, with an identity of its own.
+// The program, with an identity of its own and the rights that the chart gives it.
 class Program {
  public:
-  Program(const std::string& identity, int port) : port_(port) {
+  Program(const std::string& kubeconfig, const std::string& identity, int port) : port_(port) {
     const std::string listen = "127.0.0.1:" + std::to_string(port);
-    std::vector<std::string> arguments{UBLK_CONTROLLER, "--namespace", "ublk-system", "--identity",
-                                       identity,        "--listen",    listen};
+    std::vector<std::string> arguments{UBLK_CONTROLLER, "--kubeconfig", kubeconfig,
+                                       "--namespace",   "ublk-system",  "--identity",
+                                       identity,        "--listen",     listen};
     std::vector<char*> argv;
     for (auto& argument : arguments) argv.push_back(argument.data());
     argv.push_back(nullptr);
@@ -180,7 +181,10 @@ class Node {
 class ControllerClusterTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
-    if (available()) Cluster().install_definitions();
+    if (!available()) return;
+    Cluster cluster;
+    cluster.install();
+    kubeconfig_ = cluster.kubeconfig_of("ublk-controller");
   }
   void SetUp() override {
     if (!available()) GTEST_SKIP() << "no KUBECONFIG; tests/cluster/apiserver.sh gives one";
@@ -204,7 +208,7 @@ class ControllerClusterTest : public ::testing::Test {
     (void)cluster_->client().remove("/api/v1/namespaces/default/events", cluster_->never());
   }
 
-  void create_volume(const std::string& name, json spec = json::object()) {
+  void create_volume(const std::string& name, const json& spec = json::object()) {
     json whole{{"size", "1Gi"}, {"backend", {{"file", {{"pool", "default"}, {"path", name}}}}}};
     whole.merge_patch(spec);
     cluster_->create(kVolumes.path(), {{"apiVersion", "ublk.dev/v1alpha1"},
@@ -233,6 +237,7 @@ class ControllerClusterTest : public ::testing::Test {
     });
   }
 
+  static inline std::string kubeconfig_;
   std::unique_ptr<Cluster> cluster_;
   std::unique_ptr<Watcher> volumes_;
   std::unique_ptr<Watcher> leases_;
@@ -240,7 +245,7 @@ class ControllerClusterTest : public ::testing::Test {
 };
 
 TEST_F(ControllerClusterTest, BindsAVolumeAndLetsItGo) {
-  Program program("one", 18091);
+  Program program(kubeconfig_, "one", 18091);
   Node node(*cluster_, "n1");
   create_volume("v");
   ASSERT_TRUE(becomes("v", "Bound", "Bound"));
@@ -259,7 +264,7 @@ TEST_F(ControllerClusterTest, BindsAVolumeAndLetsItGo) {
 }
 
 TEST_F(ControllerClusterTest, SaysThatNoNodeHasThePoolAndBindsWhenOneHas) {
-  Program program("one", 18091);
+  Program program(kubeconfig_, "one", 18091);
   Node node(*cluster_, "n1");
   create_volume("v", {{"backend", {{"file", {{"pool", "fast"}}}}}});
   ASSERT_TRUE(becomes("v", "Bound", "NoPool"));
@@ -269,7 +274,7 @@ TEST_F(ControllerClusterTest, SaysThatNoNodeHasThePoolAndBindsWhenOneHas) {
 }
 
 TEST_F(ControllerClusterTest, SaysWhatElseIsMissing) {
-  Program program("one", 18091);
+  Program program(kubeconfig_, "one", 18091);
   create_volume("v", {{"recovery", {{"mode", "FailIO"}}}});
   ASSERT_TRUE(becomes("v", "Bound", "NoNode"));
   Node node(*cluster_, "n1");
@@ -284,7 +289,7 @@ TEST_F(ControllerClusterTest, SaysWhatElseIsMissing) {
 }
 
 TEST_F(ControllerClusterTest, MarksASilentNodesVolumesAndReleasesByForceOnlyThen) {
-  Program program("one", 18091);
+  Program program(kubeconfig_, "one", 18091);
   Node node(*cluster_, "n1");
   create_volume("v");
   ASSERT_TRUE(becomes("v", "Bound", "Bound"));
@@ -314,10 +319,10 @@ TEST_F(ControllerClusterTest, MarksASilentNodesVolumesAndReleasesByForceOnlyThen
 }
 
 TEST_F(ControllerClusterTest, TheNextLeaderFollowsAtOnceWhenOneLeavesAndInTimeWhenItIsKilled) {
-  auto one = std::make_unique<Program>("one", 18091);
+  auto one = std::make_unique<Program>(kubeconfig_, "one", 18091);
   ASSERT_TRUE(leader_becomes("one"));
   Node node(*cluster_, "n1");
-  auto two = std::make_unique<Program>("two", 18092);
+  auto two = std::make_unique<Program>(kubeconfig_, "two", 18092);
   create_volume("a");
   ASSERT_TRUE(becomes("a", "Bound", "Bound"));
 
@@ -331,7 +336,7 @@ TEST_F(ControllerClusterTest, TheNextLeaderFollowsAtOnceWhenOneLeavesAndInTimeWh
   create_volume("b");
   ASSERT_TRUE(becomes("b", "Bound", "Bound", 10s));
 
-  one = std::make_unique<Program>("three", 18091);
+  one = std::make_unique<Program>(kubeconfig_, "three", 18091);
   create_volume("c");
   ASSERT_TRUE(becomes("c", "Bound", "Bound", 10s));
   begun = Clock::now();
@@ -344,7 +349,7 @@ TEST_F(ControllerClusterTest, TheNextLeaderFollowsAtOnceWhenOneLeavesAndInTimeWh
 }
 
 TEST_F(ControllerClusterTest, GoesOnAfterTheApiServerRestarts) {
-  Program program("one", 18091);
+  Program program(kubeconfig_, "one", 18091);
   Node node(*cluster_, "n1");
   create_volume("a");
   ASSERT_TRUE(becomes("a", "Bound", "Bound"));
@@ -359,7 +364,7 @@ TEST_F(ControllerClusterTest, GoesOnAfterTheApiServerRestarts) {
 }
 
 TEST_F(ControllerClusterTest, GoesOnWhenWhatItMissedIsCompacted) {
-  Program program("one", 18091);
+  Program program(kubeconfig_, "one", 18091);
   Node node(*cluster_, "n1");
   create_volume("a");
   create_volume("gone");
@@ -387,7 +392,7 @@ TEST_F(ControllerClusterTest, GoesOnWhenWhatItMissedIsCompacted) {
 }
 
 TEST_F(ControllerClusterTest, ExitsWhenItCannotRenewItsLease) {
-  Program program("one", 18091);
+  Program program(kubeconfig_, "one", 18091);
   ASSERT_TRUE(leader_becomes("one"));
   const auto begun = Clock::now();
   cluster_->stop_api();

@@ -7,7 +7,7 @@ set -euo pipefail
 . "$LAB_DIR/report.sh"
 . "$LAB_DIR/kernel-log.sh"
 
-STAGES=(deps build lint chart unit asan tsan vm-7.2 vm-6.12 systemd cluster)
+STAGES=(deps build lint chart unit asan tsan vm-7.2 vm-6.12 systemd api cluster)
 UNIT_LIMIT=120      # seconds a unit test program may take; more under a sanitizer
 VM_LIMIT=600        # the same for one that needs the kernel, unless NAME.timeout says otherwise
 RESULTS=$REPO/build/results
@@ -67,6 +67,19 @@ checks_stage() {
     set +e; tests/cluster/"$name".sh --counts "$RESULTS/$name.counts" >"$log" 2>&1; set -e
     report_checks "$stage" "$log" "$RESULTS/$name.counts"
   done
+}
+
+# Programs with an API server of their own, which they may kill: no node, no VM.
+stage_api() {
+  local programs
+  out=$RESULTS/$stage
+  rm -rf "$out"; mkdir -p "$out"
+  mapfile -t programs < <(test_programs release cluster)
+  ((${#programs[@]})) || { skip_stage "there are no tests in build/release/cluster"; return; }
+  logged env UBLK_APISERVER_LOGS="$out/server" tests/cluster/apiserver.sh \
+    "$LAB_DIR/gtest.sh" "$out" 1 "$VM_LIMIT" "${programs[@]/#/$REPO/build/release/}" || return 0
+  report_gtests "$stage" "$out" "${programs[@]##*/}"
+  note="${#programs[@]} programs"
 }
 
 # What the API server of a real cluster says. A cluster of its own, so that one that is up is left alone.
