@@ -5,10 +5,15 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
 # shellcheck disable=SC2317
-leave() { kubectl delete ublkvolume bad good --ignore-not-found >/dev/null 2>&1 || true; rm -rf "$WORK"; }
+leave() {
+  kubectl delete ublkvolume bad good --ignore-not-found --wait=false >/dev/null 2>&1 || true
+  wake_controller >/dev/null 2>&1 || true
+  rm -rf "$WORK"
+}
 trap leave EXIT
 use_cluster
 check "the chart is installed" have_chart
+check "the controller rests" rest_controller
 
 BASE='{"apiVersion": "ublk.dev/v1alpha1", "kind": "UblkVolume", "metadata": {"name": "bad"},
   "spec": {"size": "1Gi", "backend": {"file": {"path": "bad.img"}}}}'

@@ -40,3 +40,10 @@ have_chart() {
     helm install ublk "$REPO/charts/ublk-operator" --namespace ublk-system --create-namespace
   kubectl wait --for=condition=Established --timeout=30s crd/ublkvolumes.ublk.dev crd/ublknodes.ublk.dev
 }
+# rest_controller: from here until wake_controller volumes belong to the test alone: none is bound, none gets a finalizer.
+rest_controller() {
+  kubectl get -n ublk-system deployment/ublk-controller -o 'jsonpath={.spec.replicas}' >"$WORK/controllers"
+  kubectl scale -n ublk-system deployment/ublk-controller --replicas=0
+  kubectl wait --for=delete pod -n ublk-system -l app.kubernetes.io/component=controller --timeout=120s
+}
+wake_controller() { kubectl scale -n ublk-system deployment/ublk-controller --replicas="$(<"$WORK/controllers")"; }

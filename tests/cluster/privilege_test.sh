@@ -9,10 +9,11 @@ NS=ublk-system
 # shellcheck disable=SC2317
 leave() {
   kubectl delete pod -n "$NS" privilege-test --ignore-not-found --wait=false >/dev/null 2>&1 || true
-  kubectl delete ublkvolume here there --ignore-not-found >/dev/null 2>&1 || true
+  kubectl delete ublkvolume here there --ignore-not-found --wait=false >/dev/null 2>&1 || true
+  wake_controller >/dev/null 2>&1 || true
   kubectl delete ublknode elsewhere --ignore-not-found >/dev/null 2>&1 || true
   kubectl delete lease -n "$NS" ublk-node-elsewhere --ignore-not-found >/dev/null 2>&1 || true
-  kubectl delete namespace privilege-test --ignore-not-found --wait=false >/dev/null 2>&1 || true
+  kubectl delete namespace "privilege-test-$$" --ignore-not-found --wait=false >/dev/null 2>&1 || true
   rm -rf "$WORK"
 }
 trap leave EXIT
@@ -129,15 +130,16 @@ policy_is_typed() {
   same "" "$(kubectl get validatingadmissionpolicy ublk-node -o 'jsonpath={.status.typeChecking.expressionWarnings}')"
 }
 controller_is_restricted() {
-  kubectl create namespace privilege-test
-  kubectl label namespace privilege-test pod-security.kubernetes.io/enforce=restricted
+  kubectl create namespace "privilege-test-$$"
+  kubectl label namespace "privilege-test-$$" pod-security.kubernetes.io/enforce=restricted
   helm template ublk "$REPO/charts/ublk-operator" -n "$NS" -s templates/controller-deployment.yaml >"$WORK/deployment.yaml"
   kubectl create --dry-run=client -o json -f "$WORK/deployment.yaml" |
-    jq '{apiVersion: "v1", kind: "Pod", metadata: {name: "controller", namespace: "privilege-test"},
+    jq --arg namespace "privilege-test-$$" '{apiVersion: "v1", kind: "Pod", metadata: {name: "controller", namespace: $namespace},
       spec: (.spec.template.spec | .serviceAccountName = "default")}' | kubectl apply --dry-run=server -f -
 }
 
 check "the chart is installed" have_chart
+check "the controller rests" rest_controller
 check "tokens" tokens
 check "a volume here, one elsewhere" volumes
 check "an agent writes the status of its node's volume" own_volume
