@@ -4,6 +4,7 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
+# shellcheck source-path=SCRIPTDIR/../lab
 . "$LAB_DIR/cluster/archive.sh"
 NAMESPACE=ublk-system
 MODES=(Reissue Queue FailIO None)
@@ -74,6 +75,7 @@ spec:
   volumes: [{name: dev, hostPath: {path: /dev}}]
 YAML
   done | sed 's|args: \[/application, |command: [/application]\n      args: [|' | kubectl apply -n default -f -
+  kubectl wait -n default pod -l test=recovery --for=condition=Ready --timeout=120s
   for mode in "${MODES[@]}"; do wait_log "$(name_of "$mode")" '^ready'; done
 }
 # wait_log POD REGEX: until a line of its log says so.
@@ -125,10 +127,10 @@ without_api() {
   cluster stop kube-apiserver
   on_node "pkill -KILL -f '^/usr/bin/ublk-server'"
   # The node's own word, since nobody else has one.
+  # shellcheck disable=SC2016
   on_node 'for i in $(seq 300); do
       [ "$(ls /dev/ublk/by-name | wc -l)" = 4 ] && [ "$(pgrep -cf "^/usr/bin/ublk-server")" -ge 4 ] && exit 0; sleep 0.2
     done; exit 1'
-  sleep "${OUTAGE:-20}"
   cluster start kube-apiserver
   recovered_all
 }
