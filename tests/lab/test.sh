@@ -84,12 +84,12 @@ stage_api() {
 
 # What the API server of a real cluster says. A cluster of its own, so that one that is up is left alone.
 stage_cluster() {
-  export UBLK_CLUSTER_DIR=$RESULTS/cluster-lab UBLK_CLUSTER_PORT=19443
+  export UBLK_CLUSTER_DIR=$RESULTS/cluster-lab UBLK_CLUSTER_PORT=${UBLK_CLUSTER_PORT:-19443}
   logged tests/lab/cluster/cluster.sh up || return 0
   checks_stage bad_objects_test privilege_test
   log=$RESULTS/cluster-down.log
   logged tests/lab/cluster/cluster.sh down || true
-  unset UBLK_CLUSTER_DIR UBLK_CLUSTER_PORT
+  unset UBLK_CLUSTER_DIR
 }
 
 # unit_stage PRESET LIMIT: the unit tests of that build, two at a time.
