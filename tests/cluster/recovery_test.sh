@@ -105,22 +105,24 @@ deleted_ten_times() {
   done
   kube rollout status daemonset/ublk-node --timeout=180s
 }
-killed() { # CONTAINER PATTERN: SIGKILL of its process below the watchdog, ten times
+killed() { # PATTERN: SIGKILL of the processes with such a command line, again and again
   local i
-  for i in $(seq 10); do
+  for i in $(seq "${KILLS:-10}"); do
     remember
-    on_node "pkill -KILL -f '$2'"
+    on_node "pkill -KILL -f '$1'"
     recovered_all || { printf 'in round %s\n' "$i"; return 1; }
   done
 }
+# The processes that serve; a warm standby, which serves nobody, goes with its agent.
+serving() { kubectl get ublkvolume -l test=recovery -o jsonpath='{.items[*].status.serverPID}'; }
 agent_killed() {
-  local before after
-  before=$(on_node "pgrep -f '^/usr/bin/ublk-server' | sort | tr '\n' ' '")
+  local before
+  before=$(serving)
   on_node "pkill -KILL -f '^/usr/bin/ublk-node agent'"
   for _ in $(seq 300); do on_node "pgrep -f '^/usr/bin/ublk-node agent'" && break; sleep 0.2; done
-  after=$(on_node "pgrep -f '^/usr/bin/ublk-server' | sort | tr '\n' ' '")
-  same "$before" "$after"
   kubectl wait ublkvolume -l test=recovery --for=condition=Ready --timeout=60s
+  same "$before" "$(serving)"
+  on_node "kill -0 $before"
 }
 without_api() {
   remember
@@ -170,10 +172,13 @@ for mode in "${MODES[@]}"; do
   kubectl logs -n default "pod/$(name_of "$mode")" >"$WORK/$(name_of "$mode").log" || true
   printf '  %-8s %s\n' "$mode" "$(pauses "$(name_of "$mode")")"
 done
-check "every server killed ten times in a row" killed servers '^/usr/bin/ublk-server'
-check "the spawner killed ten times in a row" killed spawner '^/usr/bin/ublk-node spawner'
+check "every server killed ${KILLS:-10} times in a row" killed '^/usr/bin/ublk-server'
+check "the spawner killed ${KILLS:-10} times in a row" killed '^/usr/bin/ublk-node spawner'
 check "an agent's death touches no server" agent_killed
 check "every server killed while there is no API server" without_api
-for mode in "${MODES[@]}"; do check "what the application on $mode saw" outcome "$(name_of "$mode")"; done
+for mode in "${MODES[@]}"; do
+  check "what the application on $mode saw" outcome "$(name_of "$mode")"
+  printf '  %-8s %s\n' "$mode" "$(cat "$WORK/$(name_of "$mode").summary" 2>/dev/null || true)"
+done
 check "removed, and nothing is left" removed
 ((!FAILED))

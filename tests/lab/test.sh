@@ -12,6 +12,9 @@ UNIT_LIMIT=120      # seconds a unit test program may take; more under a sanitiz
 VM_LIMIT=600        # the same for one that needs the kernel, unless NAME.timeout says otherwise
 RESULTS=$REPO/build/results
 
+# What takes more than five minutes is shorter without --long, and says so.
+LONG=''
+if [[ ${1:-} == --long ]]; then LONG=1; shift; fi
 wanted=("$@")
 ((${#wanted[@]})) || wanted=("${STAGES[@]}")
 for stage in "${wanted[@]}"; do
@@ -82,11 +85,21 @@ stage_api() {
   note="${#programs[@]} programs"
 }
 
-# What the API server of a real cluster says. A cluster of its own, so that one that is up is left alone.
+# A real cluster, of its own, so that one that is up is left alone: what its API server says, and what applications see
+# when the node's pod dies.
 stage_cluster() {
   export UBLK_CLUSTER_DIR=$RESULTS/cluster-lab UBLK_CLUSTER_PORT=${UBLK_CLUSTER_PORT:-19443}
   logged tests/lab/cluster/cluster.sh up || return 0
   checks_stage bad_objects_test privilege_test
+  log=$RESULTS/image.log
+  if logged "$REPO/dev" image --no-build; then
+    if [[ ! $LONG ]]; then
+      export ROUNDS=1 KILLS=2
+      SKIPS+=("cluster: the other rounds of recovery_test: \`./dev test --long cluster\` kills everything ten times")
+    fi
+    checks_stage recovery_test
+    note=$(sed -n 's/^  \(Reissue .*max [0-9]* ms\)$/\1/p' "$RESULTS/recovery_test.log" | tail -n 1)
+  fi
   log=$RESULTS/cluster-down.log
   logged tests/lab/cluster/cluster.sh down || true
   unset UBLK_CLUSTER_DIR
