@@ -15,6 +15,7 @@ namespace {
 
 constexpr const char* manager = "ublk-node";
 constexpr auto node_check_every = 60s;  // free space sends no event
+constexpr auto node_write_every = 10min;
 constexpr auto heartbeat_every = 10s;
 constexpr auto heartbeat_retry = 2s;
 constexpr int lease_seconds = 40;
@@ -45,7 +46,8 @@ nlohmann::json removed_object(const std::string& name, const ClusterObject& obje
   // Ready too: what this manager said before and leaves out now would go, and may not.
   return {{"apiVersion", kApiVersion},
           {"kind", kVolumeKind},
-          {"metadata", {{"name", name}, {"uid", object.uid}}},
+          // The API server does not compare the uid of what is applied to a status, but this.
+          {"metadata", {{"name", name}, {"resourceVersion", object.resource_version}}},
           {"status",
            {{"observedGeneration", object.generation},
             {"conditions",
@@ -60,7 +62,16 @@ ClusterLink::ClusterLink(const std::shared_ptr<kube::Transport>& transport,
     : options_(std::move(options)),
       log_(std::move(log)),
       client_(transport),
-      volumes_(transport, options_.node_name, log_),
+      volumes_(
+          transport, options_.node_name,
+          [this](const std::string& name) {
+            const std::scoped_lock lock(mutex_);
+            if (!latest_.contains(name)) return;  // its turn comes when the agent has it
+            silenced_.insert(name);
+            plan_.changed(name, Clock::now(), true);
+            changed_.notify_all();
+          },
+          log_),
       events_(transport,
               kube::EventCorrelator::Options{.component = manager, .instance = options_.node_name},
               log_) {}
@@ -173,8 +184,10 @@ void ClusterLink::learn_cluster() {
   for (auto wait = 500ms; !stopping(); wait = std::min<std::chrono::milliseconds>(2 * wait, 30s)) {
     const auto found = client_.get("/api/v1/namespaces/kube-system", cancel_);
     if (found) {
-      const auto metadata = found->value("metadata", nlohmann::json::object());
-      const std::string uid = metadata.value("uid", "");
+      const auto uid_at = nlohmann::json::json_pointer("/metadata/uid");
+      const std::string uid = found->contains(uid_at) && found->at(uid_at).is_string()
+                                  ? found->at(uid_at).get<std::string>()
+                                  : "";
       if (!uid.empty()) {
         say("learn_cluster", {});
         volumes_.set_cluster(uid);
@@ -209,9 +222,11 @@ void ClusterLink::run_writer() {
 
 void ClusterLink::write_volume(const std::string& name) {
   std::optional<Volume> volume;
+  bool again = false;
   {
     const std::scoped_lock lock(mutex_);
     volume = latest_[name];
+    again = silenced_.erase(name) > 0;
   }
   const auto object = volumes_.find(name);
   nlohmann::json wanted;
@@ -221,13 +236,15 @@ void ClusterLink::write_volume(const std::string& name) {
     wanted = removed_object(name, *object, format_now());
 
   Result<void> how;
+  if (again) written_.erase(name);
   if (!wanted.is_null() && written_[name] != wanted) {
     const auto done =
         client_.apply(volume_resource().path(name, "status"), wanted, manager, cancel_);
     if (!done) how = done.error();
   }
-  // Gone meanwhile, or another object of that name by now: the watch tells of it.
-  const bool pointless = how.err() == ENOENT || how.err() == EBUSY;
+  // Gone meanwhile: the watch tells of it. EBUSY, for what says that a volume is gone: the object is
+  // not the one that was seen, and may be another one of that name.
+  const bool pointless = how.err() == ENOENT;
   say("status", pointless ? Result<void>() : how);
   const std::scoped_lock lock(mutex_);
   if (!how && !pointless) {
@@ -250,7 +267,8 @@ void ClusterLink::write_node() {
   nlohmann::json wanted = bare;
   wanted["status"] = options_.node_facts();
   Result<void> how;
-  if (wanted != node_written_) {
+  // Now and then all the same: somebody may have deleted it.
+  if (wanted != node_written_ || Clock::now() >= node_again_) {
     nlohmann::json timed = wanted;
     for (auto& condition : timed["status"]["conditions"])
       condition["lastTransitionTime"] = format_now();
@@ -261,6 +279,7 @@ void ClusterLink::write_node() {
     }
     if (!done) how = done.error();
     if (done) node_written_ = wanted;
+    if (done) node_again_ = Clock::now() + jittered(node_write_every);
   }
   say("node_status", how);
   node_due_ = Clock::now() + jittered(how ? std::chrono::milliseconds(node_check_every) : 5s);

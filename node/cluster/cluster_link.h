@@ -14,6 +14,7 @@
 #include <mutex>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <thread>
 
@@ -80,6 +81,7 @@ class ClusterLink {
   std::condition_variable changed_;
   bool stopping_ = false;                                // under mutex_
   StatusPlan plan_{options_.plan};                       // under mutex_
+  std::set<std::string> silenced_;                       // under mutex_: to be written whatever was
   std::map<std::string, std::optional<Volume>> latest_;  // under mutex_; empty: gone
   std::map<std::string, std::string> failing_;           // under mutex_: what was said last
   std::minstd_rand random_{std::random_device{}()};      // under mutex_
@@ -88,6 +90,7 @@ class ClusterLink {
   std::map<std::string, nlohmann::json> written_;
   nlohmann::json node_written_;
   Clock::time_point node_due_{};
+  Clock::time_point node_again_{};
 
   ClusterVolumes volumes_;
   kube::EventRecorder events_;

@@ -165,6 +165,18 @@ TEST_F(ClusterLinkTest, AfterAnOutageOnlyWhatHoldsNowIsWritten) {
   EXPECT_LE(status_writes(), before + 1);
 }
 
+TEST_F(ClusterLinkTest, ANodeThatWasTakenForSilentTakesItsWordBack) {
+  server_->put(volumes + "vol", object("u1"));
+  ASSERT_TRUE(source_says([](const SourceView& view) { return view.volumes.contains("vol"); }));
+  agent_.put(volume(true));
+  ASSERT_TRUE(server_->wait_until([&] { return condition("Ready") == "True"; }));
+  json silenced = server_->at(volumes + "vol");
+  silenced["status"]["conditions"] = {
+      {{"type", "Ready"}, {"status", "Unknown"}, {"reason", "NodeSilent"}}};
+  server_->put(volumes + "vol", silenced);
+  EXPECT_TRUE(server_->wait_until([&] { return condition("Ready") == "True"; }));
+}
+
 TEST_F(ClusterLinkTest, AnotherObjectOfTheNameGetsNoStatusOfThisVolume) {
   server_->put(volumes + "vol", object("u2"));
   ASSERT_TRUE(source_says([](const SourceView& view) { return view.volumes.contains("vol"); }));

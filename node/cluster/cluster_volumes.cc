@@ -16,6 +16,13 @@ std::string text_of(const nlohmann::json& object, const char* key) {
   return found != object.end() && found->is_string() ? found->get<std::string>() : "";
 }
 
+// The member of that kind, or an empty one: what another program wrote may be anything.
+nlohmann::json member_of(const nlohmann::json& object, const char* key,
+                         const nlohmann::json& otherwise) {
+  const auto found = object.find(key);
+  return found != object.end() && found->type() == otherwise.type() ? *found : otherwise;
+}
+
 }  // namespace
 
 kube::Resource volume_resource() { return {"ublk.dev", "v1alpha1", "ublkvolumes", ""}; }
@@ -23,12 +30,20 @@ kube::Resource node_resource() { return {"ublk.dev", "v1alpha1", "ublknodes", ""
 
 ClusterObject read_cluster_object(const nlohmann::json& object, const std::string& cluster) {
   ClusterObject result;
-  const auto metadata = object.value("metadata", nlohmann::json::object());
+  const auto metadata = member_of(object, "metadata", nlohmann::json::object());
   const std::string name = text_of(metadata, "name");
   result.uid = text_of(metadata, "uid");
-  result.generation = metadata.value("generation", int64_t{0});
+  const auto generation = metadata.find("generation");
+  if (generation != metadata.end() && generation->is_number_integer())
+    result.generation = generation->get<int64_t>();
   result.deleting = !text_of(metadata, "deletionTimestamp").empty();
   result.wanted.source = {origin + name, cluster};
+  result.resource_version = text_of(metadata, "resourceVersion");
+  const auto status = member_of(object, "status", nlohmann::json::object());
+  for (const auto& condition : member_of(status, "conditions", nlohmann::json::array()))
+    if (condition.is_object() && text_of(condition, "type") == "Ready" &&
+        text_of(condition, "reason") == "NodeSilent")
+      result.silenced = true;
 
   nlohmann::json bare = object;
   bare.erase("status");              // others write there too
@@ -119,8 +134,10 @@ std::unique_ptr<VolumeSource> ClusterVolumes::source() { return std::make_unique
 // ---------------------------------------------------------------------------------
 
 ClusterVolumes::ClusterVolumes(std::shared_ptr<kube::Transport> transport,
-                               const std::string& node_name, Logger log)
-    : reflector_(
+                               const std::string& node_name,
+                               std::function<void(const std::string& name)> on_silenced, Logger log)
+    : on_silenced_(std::move(on_silenced)),
+      reflector_(
           std::move(transport), volume_resource(),
           "fieldSelector=" + kube::query_escape("spec.nodeName=" + node_name),
           kube::Informer::Options{},
@@ -155,17 +172,25 @@ std::optional<ClusterObject> ClusterVolumes::find(const std::string& name) const
 }
 
 void ClusterVolumes::changed(const std::string& name, const nlohmann::json* object) {
-  const std::scoped_lock lock(mutex_);
-  if (object == nullptr) {
-    objects_.erase(name);
-  } else {
-    auto now = read_cluster_object(*object, cluster_);
-    auto& before = objects_[name];
-    now.gone = before.gone && before.uid == now.uid;
-    if (before == now) return;  // its status, mostly written by ourselves
-    before = std::move(now);
+  bool silenced = false;
+  {
+    const std::scoped_lock lock(mutex_);
+    if (object == nullptr) {
+      objects_.erase(name);
+      wake_.signal();
+    } else {
+      auto now = read_cluster_object(*object, cluster_);
+      auto& before = objects_[name];
+      now.gone = before.gone && before.uid == now.uid;
+      silenced = now.silenced;
+      // A change of its status, which is mostly our own, is nothing for the agent.
+      if (before.uid != now.uid || before.deleting != now.deleting ||
+          !(before.wanted == now.wanted))
+        wake_.signal();
+      before = std::move(now);
+    }
   }
-  wake_.signal();
+  if (silenced) on_silenced_(name);
 }
 
 }  // namespace ublk_operator

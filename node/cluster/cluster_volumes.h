@@ -9,6 +9,7 @@
 // Errors   none: without the API server nothing changes. The node goes on as it was.
 // Threads  any.
 #pragma once
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -32,7 +33,9 @@ struct ClusterObject {
   bool deleting = false;
   bool gone = false;  // nothing is left of it on this node; whoever deleted it has yet to hear
   WantedVolume wanted;
-  friend bool operator==(const ClusterObject&, const ClusterObject&) = default;
+  // Of the object as it was last seen: changes with every write to it, also of its status.
+  std::string resource_version;
+  bool silenced = false;  // its Ready is Unknown because the controller did not hear this node
 };
 
 // What an object of the API says to this node. Pure. `cluster`: SourceIdentity::directory_identity.
@@ -45,8 +48,9 @@ struct ClusterObject {
 
 class ClusterVolumes {
  public:
+  // `on_silenced`: the controller took this node for silent and wrote so into the volume's status.
   ClusterVolumes(std::shared_ptr<kube::Transport> transport, const std::string& node_name,
-                 Logger log);
+                 std::function<void(const std::string& name)> on_silenced, Logger log);
   void start();
   // Which cluster this is: the uid of its namespace kube-system. Nothing is decided before.
   void set_cluster(const std::string& uid);
@@ -62,6 +66,7 @@ class ClusterVolumes {
   class Source;
   void changed(const std::string& name, const nlohmann::json* object);
 
+  const std::function<void(const std::string&)> on_silenced_;
   EventFd wake_ = EventFd::must_create();
   mutable std::mutex mutex_;
   bool synced_ = false;
