@@ -40,6 +40,14 @@ TEST(NodeStatusTest, ANodeWithoutTheDriverOffersNothing) {
   EXPECT_EQ(status["conditions"][0]["status"], "False");
 }
 
+TEST(NodeStatusTest, WhatAPodDoesNotSeeIsNoWarning) {
+  auto facts = good_facts();
+  facts.features = 0xfffff;
+  facts.udev_running = false;
+  facts.memlock_bytes = 64 << 10;
+  EXPECT_EQ(node_status(facts, {}, "1")["warnings"], nlohmann::json::array());
+}
+
 TEST(NodeStatusTest, FreeSpaceChangesByHundredthsOnly) {
   PoolFacts pool{"default", "/pool", uint64_t{100} << 30, (uint64_t{50} << 30) + 1, ""};
   const auto before = node_status(good_facts(), {pool}, "1");

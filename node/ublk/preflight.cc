@@ -263,6 +263,8 @@ void judge_surroundings(Checks& checks, const PreflightFacts& facts) {
     checks.ok("locked-memory", facts.memlock_bytes ? std::to_string(*facts.memlock_bytes >> 20) +
                                                          " MiB may be locked"
                                                    : "not limited");
+  } else if (facts.sys_admin) {
+    checks.ok("locked-memory", "limited here; root's spawner takes the limit off its servers");
   } else {
     checks.warning("locked-memory",
                    "only " + std::to_string(*facts.memlock_bytes >> 10) +
