@@ -228,12 +228,20 @@ int run_agent(NodeOptions& options, bool with_spawner) {
     auto started = telemetry.start(options.listen, **agent,
                                    link ? [&link] { return link->heard_before(); }
                                         : std::function<std::chrono::milliseconds()>());
-    if (!started) return fail(started.error());
+    if (!started) {
+      telemetry.stop();
+      if (link) link->stop();
+      return fail(started.error());
+    }
   }
   LocalApiServer::Options api;
   api.path = options.api_socket;
   auto server = LocalApiServer::start(**agent, api, *log);
-  if (!server) return fail(server.error());
+  if (!server) {
+    telemetry.stop();
+    if (link) link->stop();
+    return fail(server.error());
+  }
   auto done = (*agent)->run(stop->get());
   (*server)->stop();
   telemetry.stop();

@@ -30,10 +30,9 @@ Result<UniqueFd> FileLock::open(const std::string& path) {
 }
 
 Result<FileLock> FileLock::own(UniqueFd fd, const std::string& path) {
-  // It only informs: the lock itself is what counts.
+  // It only informs, the lock itself is what counts: a full disk keeps nobody from it.
   const std::string pid = std::to_string(::getpid()) + "\n";
-  if (::ftruncate(fd.get(), 0) < 0) return errno_error("ftruncate", path);
-  if (auto written = write_all(fd.get(), pid, path); !written) return written.error();
+  if (::ftruncate(fd.get(), 0) == 0) (void)write_all(fd.get(), pid, path);
   return FileLock(std::move(fd));
 }
 

@@ -24,11 +24,9 @@ namespace {
 constexpr auto stats_timeout = 500ms;
 constexpr auto stop_timeout = 30s;
 
-Result<std::string> machine_id(StateStore& store) {
+std::string machine_id() {
   auto text = read_file("/etc/machine-id", 128);
-  if (text && !trim(*text).empty() && trim(*text) != "uninitialized")
-    return std::string(trim(*text));
-  return store.node_id();
+  return text ? std::string(trim(*text)) : "";
 }
 
 const Condition* condition_of(const Volume& volume, const char* type) {
@@ -74,7 +72,7 @@ Result<void> Agent::open() {
   auto hub = WatchHub::create();
   if (!hub) return std::move(hub).error();
   watches_ = std::move(*hub);
-  auto id = machine_id(*store_);
+  auto id = store_->node_id(machine_id());
   if (!id) return std::move(id).error();
   for (const auto& dir : {options_.paths.by_name_dir, options_.paths.udev_dir})
     if (auto made = make_directories(dir); !made) return made;
@@ -217,7 +215,7 @@ void Agent::apply_view(const SourceView& view) {
                                 std::to_string(limits::volumes_max) + ")"});
         continue;
       }
-      VolumeRecord record = new_record(name, wanted.volume ? wanted.volume->metadata.uid : "");
+      VolumeRecord record = new_record(name, wanted.uid);
       record.source = wanted.source;
       add_worker(std::move(record));
       worker = find(name);
@@ -233,14 +231,14 @@ void Agent::apply_view(const SourceView& view) {
     }
   }
   report(problems);
-  for (const auto& [name, uid] : view.removed) {
+  for (const auto& [name, removed] : view.removed) {
     if (auto worker = find(name)) {
-      worker->set_removed();
+      worker->set_removed(removed.reclaim_policy);
       continue;
     }
     // Not known here, but somebody waits to hear that nothing is left of it: whether that is so is
     // for its device's mark to say.
-    VolumeRecord record = new_record(name, uid);
+    VolumeRecord record = new_record(name, removed.uid);
     record.removing = true;
     add_worker(std::move(record));
   }

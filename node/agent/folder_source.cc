@@ -47,7 +47,7 @@ SourceView FolderSource::scan(const std::map<std::string, AcceptedVolume>& accep
     VolumeRecord record;
     record.volume.metadata.name = name;
     record.source = volume.source;
-    if (is_removed(record, folder)) view.removed.emplace(name, "");
+    if (is_removed(record, folder)) view.removed.emplace(name, RemovedVolume{});
   }
   for (auto& [name, wanted] : folder.volumes) {
     if (wanted.volume && !wanted.volume->spec.node_name.empty() &&

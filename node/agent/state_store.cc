@@ -348,25 +348,30 @@ Result<void> StateStore::erase_lease(const std::string& name) {
   return {};
 }
 
-Result<std::string> StateStore::node_id() {
+Result<std::string> StateStore::node_id(const std::string& machine_id) {
+  const auto is_id = [](const std::string& text) {
+    return text.size() == node_id_digits &&
+           text.find_first_not_of("0123456789abcdef") == std::string::npos;
+  };
   const std::string path = state_dir_ + "/node-id";
   auto text = read_file(path, 4096);
   if (text) {
     std::string id(trim(*text));
-    if (id.size() == node_id_digits &&
-        id.find_first_not_of("0123456789abcdef") == std::string::npos)
-      return id;
+    if (is_id(id)) return id;
     return Error{EINVAL, "node_id", path,
                  "damaged: restore it, or remove it once no ublk device of this node exists"};
   }
   if (text.err() != ENOENT) return text.error();
-  std::array<unsigned char, node_id_digits / 2> random{};
-  if (::getrandom(random.data(), random.size(), 0) != static_cast<ssize_t>(random.size()))
-    return errno_error("getrandom", path);
-  std::string id;
-  for (const unsigned char byte : random) {
-    id += "0123456789abcdef"[byte >> 4];
-    id += "0123456789abcdef"[byte & 15];
+  std::string id = machine_id;
+  if (!is_id(id)) {
+    std::array<unsigned char, node_id_digits / 2> random{};
+    if (::getrandom(random.data(), random.size(), 0) != static_cast<ssize_t>(random.size()))
+      return errno_error("getrandom", path);
+    id.clear();
+    for (const unsigned char byte : random) {
+      id += "0123456789abcdef"[byte >> 4];
+      id += "0123456789abcdef"[byte & 15];
+    }
   }
   if (auto written = write_file_atomically(path, id + "\n"); !written) return written.error();
   return id;

@@ -117,9 +117,11 @@ class StateStore {
   [[nodiscard]] Result<void> save_lease(const std::string& name, const Lease& lease);
   [[nodiscard]] Result<void> erase_lease(const std::string& name);
 
-  // A random id of this node, made on first use, for machines without /etc/machine-id. EINVAL: the
-  // file was damaged; a new id is never made then, because devices are known by it.
-  [[nodiscard]] Result<std::string> node_id();
+  // The id by which this node's devices are known. What it once was it stays, wherever the agent
+  // runs: a pod does not see the host's /etc/machine-id. `machine_id`: what to begin with; when that
+  // is no id (32 hexadecimal digits), a random one. EINVAL: the file was damaged; a new id is never
+  // made then.
+  [[nodiscard]] Result<std::string> node_id(const std::string& machine_id);
 
  private:
   StateStore(std::string state_dir, std::string run_dir, FileLock lock);

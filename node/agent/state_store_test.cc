@@ -226,15 +226,23 @@ TEST_F(StateStoreTest, ASecondAgentIsRefusedByNameOfTheFirst) {
 }
 
 TEST_F(StateStoreTest, TheNodeKeepsItsId) {
-  const std::string id = open()->node_id().value();
+  const std::string id = open()->node_id("").value();
   EXPECT_EQ(id.size(), 32U);
-  EXPECT_EQ(open()->node_id().value(), id);
+  EXPECT_EQ(open()->node_id("").value(), id);
+  // The next agent may run where another /etc/machine-id lies, or none; devices keep their marks.
+  EXPECT_EQ(open()->node_id("0123456789abcdef0123456789abcdef").value(), id);
+}
+
+TEST_F(StateStoreTest, TheNodesFirstIdIsTheMachines) {
+  const std::string machine = "0123456789abcdef0123456789abcdef";
+  EXPECT_EQ(open()->node_id(machine).value(), machine);
+  EXPECT_EQ(open()->node_id("").value(), machine) << "and stays that in a container without one";
 }
 
 TEST_F(StateStoreTest, ADamagedNodeIdIsNotReplacedByANewOne) {
   auto store = open();
   ASSERT_TRUE(write_file_atomically(dir_ + "/state/node-id", "0123\n").ok());
-  EXPECT_EQ(store->node_id().err(), EINVAL);
+  EXPECT_EQ(store->node_id("").err(), EINVAL);
 }
 
 TEST_F(StateStoreTest, OthersMayNotReadTheFolders) {

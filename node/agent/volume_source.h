@@ -17,6 +17,7 @@
 namespace ublk_operator {
 
 struct WantedVolume {
+  std::string uid;  // the object's, known even when its spec is not; empty: the node makes one
   // Empty: what is said is broken, keep what was accepted before. With a uid, that and the
   // generation are the API server's; without one the node makes its own.
   std::optional<Volume> volume;
@@ -32,12 +33,19 @@ struct AcceptedVolume {
   std::string uid;
 };
 
+// A volume that is to go.
+struct RemovedVolume {
+  std::string uid;  // of the object that is deleted; empty: the accepted one
+  // What becomes of its data, as the source says it now; nullopt: as it was accepted.
+  std::optional<ReclaimPolicy> reclaim_policy;
+  friend bool operator==(const RemovedVolume&, const RemovedVolume&) = default;
+};
+
 struct SourceView {
   std::map<std::string, WantedVolume> volumes;
-  // Volumes that are to go, with the uid of the object that is deleted (empty: the accepted one).
   // Those that the agent does not know are in it too where the source waits to hear that they are
   // gone.
-  std::map<std::string, std::string> removed;
+  std::map<std::string, RemovedVolume> removed;
   std::vector<Problem> problems;  // of the source as a whole
 };
 

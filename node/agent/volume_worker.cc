@@ -78,10 +78,11 @@ void VolumeWorker::set_broken(std::vector<Problem> problems) {
   wake_event_.signal();
 }
 
-void VolumeWorker::set_removed() {
+void VolumeWorker::set_removed(std::optional<ReclaimPolicy> policy) {
   const std::scoped_lock lock(mail_mutex_);
   mail_.wanted.reset();
   mail_.removed = true;
+  mail_.reclaim_policy = policy;
   wake_event_.signal();
 }
 
@@ -186,6 +187,12 @@ void VolumeWorker::take_mail() {
     if (problems_.empty() || problems_.front().to_string() != mail.problems->front().to_string())
       event(true, "ManifestBroken", mail.problems->front().to_string());
     problems_ = std::move(*mail.problems);
+  }
+  // Also while it waits for its last user.
+  if (mail.removed && mail.reclaim_policy &&
+      record_.volume.spec.reclaim_policy != *mail.reclaim_policy) {
+    record_.volume.spec.reclaim_policy = *mail.reclaim_policy;
+    save_record();
   }
   if (mail.removed && !record_.removing) {
     record_.removing = true;

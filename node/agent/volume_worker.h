@@ -76,7 +76,8 @@ class VolumeWorker {
   void set_wanted(Volume wanted, SourceIdentity source, std::vector<Problem> remarks = {});
   // The manifest is broken: what was accepted before stays.
   void set_broken(std::vector<Problem> problems);
-  void set_removed();
+  // `policy`: what becomes of the data, whatever the spec said that was accepted last.
+  void set_removed(std::optional<ReclaimPolicy> policy = std::nullopt);
   void set_stopped(bool stopped, bool forced);
   void set_paused(bool paused);
   void recover(bool replace_server);
@@ -96,6 +97,7 @@ class VolumeWorker {
     std::vector<Problem> remarks;
     std::optional<std::vector<Problem>> problems;
     bool removed = false;
+    std::optional<ReclaimPolicy> reclaim_policy;  // with removed
     std::optional<bool> stopped;
     bool forced = false;
     std::optional<bool> paused;

@@ -67,7 +67,7 @@ ClusterLink::ClusterLink(const std::shared_ptr<kube::Transport>& transport,
           [this](const std::string& name) {
             const std::scoped_lock lock(mutex_);
             if (!latest_.contains(name)) return;  // its turn comes when the agent has it
-            silenced_.insert(name);
+            stale_.insert(name);
             plan_.changed(name, Clock::now(), true);
             changed_.notify_all();
           },
@@ -173,6 +173,10 @@ void ClusterLink::run_heartbeat() {
           {"renewTime", format_time_micro(std::chrono::system_clock::now())}}}};
     const auto done = client_.apply(leases.path(name), lease, manager, cancel_);
     say("heartbeat", done ? Result<void>() : Result<void>(done.error()));
+    if (done) {
+      const std::scoped_lock lock(mutex_);
+      beat_ = Clock::now();
+    }
     wait = jittered(done ? heartbeat_every : heartbeat_retry);
   }
 }
@@ -226,9 +230,20 @@ void ClusterLink::write_volume(const std::string& name) {
   {
     const std::scoped_lock lock(mutex_);
     volume = latest_[name];
-    again = silenced_.erase(name) > 0;
+    again = stale_.erase(name) > 0;
   }
   const auto object = volumes_.find(name);
+  {
+    const std::scoped_lock lock(mutex_);
+    // Before every object was seen nothing is known to be pointless. And a node that is not heard
+    // does not contradict who says so: they would go on for ever.
+    const bool heard = beat_ && Clock::now() - *beat_ < std::chrono::seconds(lease_seconds);
+    if (!volumes_.synced() || (object && object->silenced && !heard)) {
+      if (again) stale_.insert(name);
+      plan_.failed(name, Clock::now(), std::uniform_real_distribution<double>(0, 1)(random_));
+      return;
+    }
+  }
   nlohmann::json wanted;
   if (object && volume && volume->metadata.uid == object->uid)
     wanted = status_object(*volume);
@@ -244,7 +259,7 @@ void ClusterLink::write_volume(const std::string& name) {
   }
   // Gone meanwhile: the watch tells of it. EBUSY, for what says that a volume is gone: the object is
   // not the one that was seen, and may be another one of that name.
-  const bool pointless = how.err() == ENOENT;
+  const bool pointless = how.err() == ENOENT && !volumes_.find(name);
   say("status", pointless ? Result<void>() : how);
   const std::scoped_lock lock(mutex_);
   if (!how && !pointless) {

@@ -79,9 +79,10 @@ class ClusterLink {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  bool stopping_ = false;                                // under mutex_
-  StatusPlan plan_{options_.plan};                       // under mutex_
-  std::set<std::string> silenced_;                       // under mutex_: to be written whatever was
+  bool stopping_ = false;                  // under mutex_
+  StatusPlan plan_{options_.plan};         // under mutex_
+  std::set<std::string> stale_;            // under mutex_: to be written whatever was written last
+  std::optional<Clock::time_point> beat_;  // under mutex_: the last heartbeat
   std::map<std::string, std::optional<Volume>> latest_;  // under mutex_; empty: gone
   std::map<std::string, std::string> failing_;           // under mutex_: what was said last
   std::minstd_rand random_{std::random_device{}()};      // under mutex_

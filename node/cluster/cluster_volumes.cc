@@ -37,6 +37,7 @@ ClusterObject read_cluster_object(const nlohmann::json& object, const std::strin
   if (generation != metadata.end() && generation->is_number_integer())
     result.generation = generation->get<int64_t>();
   result.deleting = !text_of(metadata, "deletionTimestamp").empty();
+  result.wanted.uid = result.uid;
   result.wanted.source = {origin + name, cluster};
   result.resource_version = text_of(metadata, "resourceVersion");
   const auto status = member_of(object, "status", nlohmann::json::object());
@@ -75,19 +76,26 @@ SourceView view_of(const std::map<std::string, ClusterObject>& objects,
                ", and keeps it; remove that one first (on the node: `ublkctl delete " + name +
                "`), or choose another name"});
     } else if (!same) {
-      view.removed.emplace(name, known->second.uid);  // then the new one's turn comes
+      // The old object is gone, and nobody saw it being deleted: its finalizer was taken off, or etcd
+      // is an older one. The new one's turn comes when its device is not in use; the data stays.
+      view.removed.emplace(name, RemovedVolume{known->second.uid, ReclaimPolicy::retain});
     } else if (object.deleting) {
-      if (!object.gone) view.removed.emplace(name, object.uid);
+      // What it says now counts, not what was accepted once; where that is not known, data stays.
+      const auto policy =
+          object.wanted.volume ? object.wanted.volume->spec.reclaim_policy : ReclaimPolicy::retain;
+      if (!object.gone) view.removed.emplace(name, RemovedVolume{object.uid, policy});
     } else {
       view.volumes.emplace(name, object.wanted);
     }
   }
   for (const auto& [name, known] : accepted) {
     if (objects.contains(name) || known.source.directory_identity != cluster) continue;
-    std::string message = "the object of volume '" + name + "' is gone without having been deleted";
+    std::string message = "the object of volume '" + name + "' (uid " + known.uid + ") is gone ";
     message +=
-        "; the volume goes on. Create the object again, or remove what is left of it: on the ";
-    message += "node, `ublkctl delete " + name + "`";
+        "without having been deleted; the volume goes on. Create it again as it was, with this ";
+    message +=
+        "node as spec.nodeName, and it takes over the data; or remove what is left of it: on ";
+    message += "the node, `ublkctl delete " + name + "`";
     view.problems.push_back({known.source.file, 0, 0, "", std::move(message)});
   }
   return view;
@@ -116,9 +124,16 @@ class ClusterVolumes::Source : public VolumeSource {
     return Error{EOPNOTSUPP, "apply", "volume " + name,
                  "the volumes of this node come from the API server; use kubectl apply"};
   }
-  Result<void> remove_manifest(const std::string& name,
-                               const SourceIdentity& /*accepted*/) override {
-    if (!volumes_.find(name)) return {};  // an orphan
+  Result<void> remove_manifest(const std::string& name, const SourceIdentity& accepted) override {
+    {
+      const std::scoped_lock lock(volumes_.mutex_);
+      if (!volumes_.synced_ || volumes_.cluster_.empty())
+        return Error{EAGAIN, "delete", "volume " + name,
+                     "the API server was not heard yet, so whether its object is there is not "
+                     "known; try again"};
+      if (accepted.directory_identity != volumes_.cluster_) return {};  // of another source
+      if (!volumes_.objects_.contains(name)) return {};                 // an orphan
+    }
     return Error{
         EOPNOTSUPP, "delete", "volume " + name,
         "the volumes of this node come from the API server; use kubectl delete ublkvolume " + name};
@@ -135,8 +150,8 @@ std::unique_ptr<VolumeSource> ClusterVolumes::source() { return std::make_unique
 
 ClusterVolumes::ClusterVolumes(std::shared_ptr<kube::Transport> transport,
                                const std::string& node_name,
-                               std::function<void(const std::string& name)> on_silenced, Logger log)
-    : on_silenced_(std::move(on_silenced)),
+                               std::function<void(const std::string& name)> on_stale, Logger log)
+    : on_stale_(std::move(on_stale)),
       reflector_(
           std::move(transport), volume_resource(),
           "fieldSelector=" + kube::query_escape("spec.nodeName=" + node_name),
@@ -158,6 +173,11 @@ void ClusterVolumes::set_cluster(const std::string& uid) {
   wake_.signal();
 }
 
+bool ClusterVolumes::synced() const {
+  const std::scoped_lock lock(mutex_);
+  return synced_;
+}
+
 void ClusterVolumes::set_gone(const std::string& name) {
   const std::scoped_lock lock(mutex_);
   const auto found = objects_.find(name);
@@ -172,7 +192,7 @@ std::optional<ClusterObject> ClusterVolumes::find(const std::string& name) const
 }
 
 void ClusterVolumes::changed(const std::string& name, const nlohmann::json* object) {
-  bool silenced = false;
+  bool stale = false;
   {
     const std::scoped_lock lock(mutex_);
     if (object == nullptr) {
@@ -182,7 +202,7 @@ void ClusterVolumes::changed(const std::string& name, const nlohmann::json* obje
       auto now = read_cluster_object(*object, cluster_);
       auto& before = objects_[name];
       now.gone = before.gone && before.uid == now.uid;
-      silenced = now.silenced;
+      stale = now.silenced || before.uid != now.uid;  // ours may have been written to nobody
       // A change of its status, which is mostly our own, is nothing for the agent.
       if (before.uid != now.uid || before.deleting != now.deleting ||
           !(before.wanted == now.wanted))
@@ -190,7 +210,7 @@ void ClusterVolumes::changed(const std::string& name, const nlohmann::json* obje
       before = std::move(now);
     }
   }
-  if (silenced) on_silenced_(name);
+  if (stale) on_stale_(name);
 }
 
 }  // namespace ublk_operator

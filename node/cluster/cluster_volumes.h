@@ -2,8 +2,9 @@
 // the agent (a facade of it), and as what whoever writes their status has to know.
 // Shape    watched by field selector, so a node sees its own volumes only. An object's uid and
 //          generation are kept: the volume's identity is the object's.
-// Removal  what carries a deletionTimestamp; what has another uid than the accepted one of the same
-//          cluster (that object is gone, and a new one has its name). An object that merely
+// Removal  what carries a deletionTimestamp, with the reclaimPolicy that it has then; what has another
+//          uid than the accepted one of the same cluster (that object is gone, and a new one has its
+//          name): never with its data. An object that merely
 //          vanished (its finalizer was taken off by force, or etcd was restored) is an orphan: it is
 //          reported and served on until a person removes it from the node.
 // Errors   none: without the API server nothing changes. The node goes on as it was.
@@ -48,9 +49,10 @@ struct ClusterObject {
 
 class ClusterVolumes {
  public:
-  // `on_silenced`: the controller took this node for silent and wrote so into the volume's status.
+  // `on_stale`: the status of this object may not be what was written last: it is a new one, or the
+  // controller took this node for silent and wrote so.
   ClusterVolumes(std::shared_ptr<kube::Transport> transport, const std::string& node_name,
-                 std::function<void(const std::string& name)> on_silenced, Logger log);
+                 std::function<void(const std::string& name)> on_stale, Logger log);
   void start();
   // Which cluster this is: the uid of its namespace kube-system. Nothing is decided before.
   void set_cluster(const std::string& uid);
@@ -60,13 +62,14 @@ class ClusterVolumes {
   // One at a time; lives no longer than this.
   [[nodiscard]] std::unique_ptr<VolumeSource> source();
   [[nodiscard]] std::optional<ClusterObject> find(const std::string& name) const;
+  [[nodiscard]] bool synced() const;  // find() knows every object
   [[nodiscard]] std::chrono::milliseconds heard_before() const { return reflector_.heard_before(); }
 
  private:
   class Source;
   void changed(const std::string& name, const nlohmann::json* object);
 
-  const std::function<void(const std::string&)> on_silenced_;
+  const std::function<void(const std::string&)> on_stale_;
   EventFd wake_ = EventFd::must_create();
   mutable std::mutex mutex_;
   bool synced_ = false;

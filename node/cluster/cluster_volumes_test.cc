@@ -59,6 +59,8 @@ TEST_F(ViewTest, WhatThisAgentDoesNotUnderstandIsAProblemOfThatVolume) {
   objects_["vol"] = read_cluster_object(object, here);
   const auto seen = view();
   EXPECT_FALSE(seen.volumes.at("vol").volume);
+  EXPECT_EQ(seen.volumes.at("vol").uid, "u1")
+      << "or it would be another volume once it is understood";
   ASSERT_EQ(seen.volumes.at("vol").problems.size(), 1U);
   EXPECT_NE(seen.volumes.at("vol").problems[0].message.find("replicas"), std::string::npos);
 }
@@ -69,7 +71,24 @@ TEST_F(ViewTest, ADeletedObjectIsARemovalAlsoWhenTheNodeNeverHadIt) {
   have("known", "u1");
   const auto seen = view();
   EXPECT_TRUE(seen.volumes.empty());
-  EXPECT_EQ(seen.removed, (std::map<std::string, std::string>{{"known", "u1"}, {"unknown", "u2"}}));
+  EXPECT_EQ(seen.removed,
+            (std::map<std::string, RemovedVolume>{{"known", {"u1", ReclaimPolicy::retain}},
+                                                  {"unknown", {"u2", ReclaimPolicy::retain}}}));
+}
+
+TEST_F(ViewTest, TheReclaimPolicyOfADeletionIsTheOneThatTheObjectHasThen) {
+  auto object = object_of("vol", "u1");
+  object["metadata"]["deletionTimestamp"] = "2026-01-02T00:00:00Z";
+  object["spec"]["reclaimPolicy"] = "Delete";
+  have("vol", "u1");
+  objects_["vol"] = read_cluster_object(object, here);
+  EXPECT_EQ(view().removed.at("vol").reclaim_policy, ReclaimPolicy::remove);
+  object["spec"]["reclaimPolicy"] = "Retain";
+  objects_["vol"] = read_cluster_object(object, here);
+  EXPECT_EQ(view().removed.at("vol").reclaim_policy, ReclaimPolicy::retain);
+  object["spec"] = {{"reclaimPolicy", "Delete"}, {"something", "of a newer agent"}};
+  objects_["vol"] = read_cluster_object(object, here);
+  EXPECT_EQ(view().removed.at("vol").reclaim_policy, ReclaimPolicy::retain) << "not understood";
 }
 
 TEST_F(ViewTest, WhatIsGoneIsNotRemovedAgainWhileItsObjectWaits) {
@@ -92,7 +111,9 @@ TEST_F(ViewTest, ANewObjectOfTheSameNameComesAfterTheOldOneWent) {
   have("vol", "old");
   const auto seen = view();
   EXPECT_TRUE(seen.volumes.empty());
-  EXPECT_EQ(seen.removed, (std::map<std::string, std::string>{{"vol", "old"}}));
+  EXPECT_EQ(seen.removed,
+            (std::map<std::string, RemovedVolume>{{"vol", {"old", ReclaimPolicy::retain}}}))
+      << "nobody deleted the old one, so its data stays";
 }
 
 TEST_F(ViewTest, AVolumeFromElsewhereIsNeverTakenForTheClusters) {

@@ -30,6 +30,8 @@ std::chrono::milliseconds RestartPace::died(Clock::time_point now) {
 
 namespace {
 
+constexpr std::chrono::milliseconds restart_retry_min{100};
+
 sigset_t all_signals() {
   sigset_t set;
   sigfillset(&set);
@@ -90,6 +92,8 @@ std::optional<int> reap(pid_t pid) {
 Result<int> run_watchdog(const std::vector<std::string>& command, const Logger& log) {
   const sigset_t set = all_signals();
   if (::sigprocmask(SIG_SETMASK, &set, nullptr) < 0) return errno_error("sigprocmask", "");
+  // Inherited as ignored, children would be reaped by the kernel without a word.
+  if (::signal(SIGCHLD, SIG_DFL) == SIG_ERR) return errno_error("signal", "SIGCHLD");
   const UniqueFd signals(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!signals.valid()) return errno_error("signalfd", "");
 
@@ -110,6 +114,8 @@ Result<int> run_watchdog(const std::vector<std::string>& command, const Logger& 
       const int signal = static_cast<int>(info.ssi_signo);
       if (signal == SIGCHLD) continue;
       const bool ends = signal == SIGTERM || signal == SIGINT;
+      // Others are about this process: the log's pipe broke, a terminal was resized.
+      if (!ends && signal != SIGHUP && signal != SIGUSR1 && signal != SIGUSR2) continue;
       if (!start_at) {
         (void)::kill(*child, signal);
         if (!ends) continue;
@@ -130,9 +136,16 @@ Result<int> run_watchdog(const std::vector<std::string>& command, const Logger& 
       start_at = RestartPace::Clock::now() + wait;
     }
     if (RestartPace::Clock::now() < *start_at) continue;
-    start_at.reset();
     child = start(command);
-    if (!child) return child.error();
+    if (child) {
+      start_at.reset();
+      continue;
+    }
+    // It did start once: no memory, or no processes left, is no reason to give up.
+    const auto wait = std::max(pace.died(RestartPace::Clock::now()), restart_retry_min);
+    log->warn("program={} event=NotStarted error=\"{}\" restart_in_ms={}", command.front(),
+              child.error().to_string(), wait.count());
+    start_at = RestartPace::Clock::now() + wait;
   }
 }
 

@@ -113,26 +113,39 @@ killed() { # PATTERN: SIGKILL of the processes with such a command line, again a
     recovered_all || { printf 'in round %s\n' "$i"; return 1; }
   done
 }
-# The processes that serve; a warm standby, which serves nobody, goes with its agent.
-serving() { kubectl get ublkvolume -l test=recovery -o jsonpath='{.items[*].status.serverPID}'; }
+# What the agent that runs now says, in a line a volume: name, Ready, its server, how often it was recovered. Not the API
+# server's status, which an agent before it may have written.
+agent_says() {
+  on_node "nsenter -t \$(pgrep -f -o '^/usr/bin/ublk-node agent') -m /usr/bin/ublkctl get -o json" | jq -r '(.items // .)[] |
+    [.metadata.name, (.status.conditions[] | select(.type == "Ready").status), .status.serverPID, .status.recoveryCount] | @tsv'
+}
+all_ready() { (($(agent_says | cut -f 2 | grep -c '^True$') == ${#MODES[@]})); }
+wait_all_ready() { for _ in $(seq 100); do ! all_ready || return 0; sleep 0.2; done; agent_says; return 1; }
 agent_killed() {
   local before
-  before=$(serving)
+  before=$(agent_says)
+  grep -q True <<<"$before"
   on_node "pkill -KILL -f '^/usr/bin/ublk-node agent'"
   for _ in $(seq 300); do on_node "pgrep -f '^/usr/bin/ublk-node agent'" && break; sleep 0.2; done
-  kubectl wait ublkvolume -l test=recovery --for=condition=Ready --timeout=60s
-  same "$before" "$(serving)"
-  on_node "kill -0 $before"
+  wait_all_ready
+  same "$before" "$(agent_says)"
+  on_node "kill -0 $(cut -f 3 <<<"$before" | tr '\n' ' ')"
+}
+# Each has been recovered once more than before, by the agent's count.
+wait_recovered_on_node() {
+  for _ in $(seq 100); do
+    if all_ready && [[ -z $(join -t $'\t' <(agent_says | cut -f 1,4 | sort) <(cut -f 1,4 "$WORK/said" | sort) | awk '$2 <= $3') ]]; then return; fi
+    sleep 0.2
+  done
+  return 1
 }
 without_api() {
   remember
+  agent_says >"$WORK/said"
   cluster stop kube-apiserver
   on_node "pkill -KILL -f '^/usr/bin/ublk-server'"
-  # The node's own word, since nobody else has one.
-  # shellcheck disable=SC2016
-  on_node 'for i in $(seq 300); do
-      [ "$(ls /dev/ublk/by-name | wc -l)" = 4 ] && [ "$(pgrep -cf "^/usr/bin/ublk-server")" -ge 4 ] && exit 0; sleep 0.2
-    done; exit 1'
+  # The node's own word, since nobody else has one: each served by another process than before.
+  wait_recovered_on_node || { agent_says; return 1; }
   cluster start kube-apiserver
   recovered_all
 }
