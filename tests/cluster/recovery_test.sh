@@ -145,7 +145,7 @@ without_api() {
   cluster stop kube-apiserver
   on_node "pkill -KILL -f '^/usr/bin/ublk-server'"
   # The node's own word, since nobody else has one: each served by another process than before.
-  wait_recovered_on_node || { agent_says; return 1; }
+  wait_recovered_on_node || { agent_says; cluster start kube-apiserver; return 1; }
   cluster start kube-apiserver
   recovered_all
 }
