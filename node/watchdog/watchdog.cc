@@ -100,12 +100,13 @@ Result<int> run_watchdog(const std::vector<std::string>& command, const Logger& 
   RestartPace pace;
   auto child = start(command);
   if (!child) return child.error();
-  std::optional<RestartPace::Clock::time_point> start_at;  // no child: when the next is started
+  bool running = true;
+  RestartPace::Clock::time_point start_at{};  // of the next child, while none runs
   while (true) {
     int timeout = -1;
-    if (start_at)
+    if (!running)
       timeout = static_cast<int>(std::max<int64_t>(
-          0, std::chrono::ceil<std::chrono::milliseconds>(*start_at - RestartPace::Clock::now())
+          0, std::chrono::ceil<std::chrono::milliseconds>(start_at - RestartPace::Clock::now())
                  .count()));
     pollfd fd{signals.get(), POLLIN, 0};
     (void)::poll(&fd, 1, timeout);
@@ -116,7 +117,7 @@ Result<int> run_watchdog(const std::vector<std::string>& command, const Logger& 
       const bool ends = signal == SIGTERM || signal == SIGINT;
       // Others are about this process: the log's pipe broke, a terminal was resized.
       if (!ends && signal != SIGHUP && signal != SIGUSR1 && signal != SIGUSR2) continue;
-      if (!start_at) {
+      if (running) {
         (void)::kill(*child, signal);
         if (!ends) continue;
         int status = 0;
@@ -126,19 +127,20 @@ Result<int> run_watchdog(const std::vector<std::string>& command, const Logger& 
       }
       if (ends) return 128 + signal;
     }
-    if (!start_at) {
+    if (running) {
       const auto ended = reap(*child);
       if (!ended) continue;
       const auto wait = pace.died(RestartPace::Clock::now());
       log->warn("program={} pid={} event=Died {}={} restart_in_ms={}", command.front(), *child,
                 WIFSIGNALED(*ended) ? "signal" : "status",
                 WIFSIGNALED(*ended) ? WTERMSIG(*ended) : WEXITSTATUS(*ended), wait.count());
+      running = false;
       start_at = RestartPace::Clock::now() + wait;
     }
-    if (RestartPace::Clock::now() < *start_at) continue;
+    if (RestartPace::Clock::now() < start_at) continue;
     child = start(command);
     if (child) {
-      start_at.reset();
+      running = true;
       continue;
     }
     // It did start once: no memory, or no processes left, is no reason to give up.
