@@ -6,14 +6,12 @@
 //   helper    one control command that may never return, in a process that may be left behind (used
 //   by the agent)
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <climits>
-#include <csignal>
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -23,6 +21,7 @@
 #include "common/base/files.h"
 #include "common/base/log.h"
 #include "common/base/sd_notify.h"
+#include "common/base/stop_signals.h"
 #include "common/http/server.h"
 #include "common/kube/config.h"
 #include "common/kube/transport.h"
@@ -81,19 +80,6 @@ std::string sibling(const std::string& program) {
   if (length <= 0) return program;
   std::string self(path, static_cast<size_t>(length));
   return self.substr(0, self.rfind('/') + 1) + program;
-}
-
-// Readable when SIGTERM or SIGINT came. Before any thread is made, so that all of them inherit the
-// mask.
-Result<UniqueFd> stop_signals() {
-  sigset_t set;
-  sigemptyset(&set);
-  sigaddset(&set, SIGTERM);
-  sigaddset(&set, SIGINT);
-  if (::pthread_sigmask(SIG_BLOCK, &set, nullptr) != 0) return errno_error("sigmask", "");
-  UniqueFd fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
-  if (!fd.valid()) return errno_error("signalfd", "");
-  return fd;
 }
 
 Result<void> parse_pools(const std::vector<std::string>& texts,

@@ -68,6 +68,7 @@ struct DecodedManifest {
 // E2BIG beyond the limits.
 [[nodiscard]] nlohmann::json to_json(const Volume& volume);
 [[nodiscard]] Result<Volume> volume_from_json(const nlohmann::json& json);
+[[nodiscard]] nlohmann::json to_json(const Condition& condition);
 [[nodiscard]] nlohmann::json to_json(const VolumeEvent& event);
 [[nodiscard]] Result<VolumeEvent> event_from_json(const nlohmann::json& json);
 // The same as YAML text, key order kept as people expect it: apiVersion, kind, metadata, spec,

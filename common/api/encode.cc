@@ -66,15 +66,6 @@ Json spec_json(const VolumeSpec& spec) {
   return json;
 }
 
-Json condition_json(const Condition& condition) {
-  return {{"type", condition.type},
-          {"status", to_string(condition.status)},
-          {"reason", condition.reason},
-          {"message", condition.message},
-          {"observedGeneration", condition.observed_generation},
-          {"lastTransitionTime", condition.last_transition_time}};
-}
-
 // What is not there is left out, as in Kubernetes; counters are always there.
 Json status_json(const VolumeStatus& status) {
   Json json = {{"observedGeneration", status.observed_generation},
@@ -82,7 +73,7 @@ Json status_json(const VolumeStatus& status) {
                {"leaseGeneration", status.lease_generation},
                {"recoveryCount", status.recovery_count}};
   for (const Condition& condition : status.conditions) {
-    json["conditions"].push_back(condition_json(condition));
+    json["conditions"].push_back(to_json(condition));
   }
   if (status.device_id) json["deviceID"] = *status.device_id;
   if (!status.device_path.empty()) json["devicePath"] = status.device_path;
@@ -245,6 +236,15 @@ void write_yaml(const Json& json, size_t indent, bool in_list,  // NOLINT(misc-n
 }
 
 }  // namespace
+
+nlohmann::json to_json(const Condition& condition) {
+  return {{"type", condition.type},
+          {"status", to_string(condition.status)},
+          {"reason", condition.reason},
+          {"message", condition.message},
+          {"observedGeneration", condition.observed_generation},
+          {"lastTransitionTime", condition.last_transition_time}};
+}
 
 nlohmann::json to_json(const Volume& volume) {
   Json json = {{"apiVersion", kApiVersion},

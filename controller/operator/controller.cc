@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <string_view>
 
+#include "common/api/decode.h"
 #include "common/api/quantity.h"
 
 namespace ublk_operator::controller {
@@ -23,15 +24,6 @@ kube::Informer::Options informer_options() {
   options.page_limit = 100;  // a page is in memory as a whole, ten times its size
   options.back_off_max = std::chrono::seconds(3);  // two clients burden no server
   return options;
-}
-
-json condition_json(const Condition& condition) {
-  return {{"type", condition.type},
-          {"status", to_string(condition.status)},
-          {"reason", condition.reason},
-          {"message", condition.message},
-          {"observedGeneration", condition.observed_generation},
-          {"lastTransitionTime", condition.last_transition_time}};
 }
 
 // The time of a condition moves only with its status.
@@ -312,7 +304,7 @@ Result<json> Controller::write_status(const VolumeRecord& volume, const Plan& to
     set_time(condition, condition.type == "Bound" ? volume.bound : volume.ready, now);
     log_->info("volume={} condition={} status={} reason={}", volume.name, condition.type,
                to_string(condition.status), condition.reason);
-    conditions.push_back(condition_json(condition));
+    conditions.push_back(to_json(condition));
   }
   const json object{
       {"apiVersion", kApiVersion},

@@ -1,14 +1,13 @@
 // ublk-controller: binds volumes to nodes and keeps their finalizers.
 #include <poll.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <array>
-#include <csignal>
 #include <cstdio>
 
 #include "common/base/log.h"
+#include "common/base/stop_signals.h"
 #include "common/base/unique_fd.h"
 #include "common/http/server.h"
 #include "common/kube/config.h"
@@ -32,18 +31,6 @@ struct Settings {
 int fail(const Error& error) {
   std::fprintf(stderr, "ublk-controller: %s\n", error.to_string().c_str());
   return 1;
-}
-
-// Readable when SIGTERM or SIGINT came. Before any thread is made, so that all inherit the mask.
-Result<UniqueFd> stop_signals() {
-  sigset_t set;
-  sigemptyset(&set);
-  sigaddset(&set, SIGTERM);
-  sigaddset(&set, SIGINT);
-  if (::pthread_sigmask(SIG_BLOCK, &set, nullptr) != 0) return errno_error("sigmask", "");
-  UniqueFd fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
-  if (!fd.valid()) return errno_error("signalfd", "");
-  return fd;
 }
 
 std::string host_name() {

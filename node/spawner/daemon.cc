@@ -5,7 +5,6 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -21,6 +20,7 @@
 
 #include "common/base/files.h"
 #include "common/base/sd_notify.h"
+#include "common/base/stop_signals.h"
 #include "common/base/unique_fd.h"
 
 namespace ublk_operator {
@@ -42,14 +42,7 @@ Result<UniqueFd> take_signals() {
   if (::sigaction(SIGPIPE, &action, nullptr) < 0) return errno_error("sigaction", "SIGPIPE");
   action.sa_handler = SIG_DFL;
   if (::sigaction(SIGCHLD, &action, nullptr) < 0) return errno_error("sigaction", "SIGCHLD");
-  sigset_t stop;
-  ::sigemptyset(&stop);
-  ::sigaddset(&stop, SIGTERM);
-  ::sigaddset(&stop, SIGINT);
-  if (::sigprocmask(SIG_BLOCK, &stop, nullptr) < 0) return errno_error("sigprocmask", "spawner");
-  UniqueFd fd(::signalfd(-1, &stop, SFD_CLOEXEC | SFD_NONBLOCK));
-  if (!fd.valid()) return errno_error("signalfd", "spawner");
-  return fd;
+  return stop_signals();
 }
 
 // The way to recovery leads through this process, so it must not wait for the very volumes that are

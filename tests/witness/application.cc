@@ -30,6 +30,7 @@
 
 #include "CLI/CLI.hpp"
 #include "common/base/unique_fd.h"
+#include "tests/witness/block.h"
 
 namespace ublk_operator {
 namespace {
@@ -37,7 +38,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using namespace std::chrono_literals;
 
-constexpr size_t block_bytes = 4096;
 constexpr auto pause_worth_a_line = 30ms;
 constexpr auto retry_pause = 10ms;
 
@@ -48,16 +48,6 @@ struct Options {
   unsigned rate = 200;
   bool sync = false;
 };
-
-// A block tells where it belongs and which version it is; the rest follows from these.
-void fill(std::byte* at, uint64_t block, uint64_t version) {
-  uint64_t words[block_bytes / 8];
-  uint64_t state = block * 0x9e3779b97f4a7c15ULL + version;
-  for (auto& word : words) word = state = state * 6364136223846793005ULL + 1442695040888963407ULL;
-  words[0] = block;
-  words[1] = version;
-  std::memcpy(at, words, block_bytes);
-}
 
 struct Buffer {
   Buffer() : data(static_cast<std::byte*>(std::aligned_alloc(block_bytes, block_bytes))) {}
