@@ -153,6 +153,8 @@ void VolumeWorker::process_channel() {
     const std::string type = message->body.value("type", "");
     if (type == "prepared" && server_state_ == Server::warming) {
       server_state_ = Server::prepared;
+    } else if (type == "opening") {
+      opened_ = true;
     } else if (type == "fetching") {
       fetched_ = true;
     } else if (type == "failed") {
@@ -186,12 +188,17 @@ void VolumeWorker::note_half_way(const Error& error) {
     else
       stale_mapping_ = true;
   } else if (error.operation == "open" && error.err == EBUSY) {
-    // Its ring is about to end; or never will, because the kernel does not cancel the fetches of a
-    // queue of which only a part was fetched.
-    const auto now = Clock::now();
-    if (!half_way_held_since_) half_way_held_since_ = now;
-    if (now - *half_way_held_since_ >= limits::release_warn_after) recovery_impossible_ = true;
+    opened_ = false;
+    note_half_way_held();
   }
+}
+
+// The dead server's ring is about to end; or never will, because the kernel does not cancel the
+// fetches of a queue of which only a part was fetched.
+void VolumeWorker::note_half_way_held() {
+  const auto now = Clock::now();
+  if (!half_way_held_since_) half_way_held_since_ = now;
+  if (now - *half_way_held_since_ >= limits::release_warn_after) recovery_impossible_ = true;
 }
 
 void VolumeWorker::grant() {
@@ -227,6 +234,7 @@ void VolumeWorker::grant() {
   lease_.holder_start_ticks = ticks ? *ticks : 0;
   save_lease();
   close_seen_ = false;
+  opened_ = false;
   fetched_ = false;
   context_.pool.bind(server_->info.id, name_, lease_.generation);
   auto given = give_char_device(context_.paths, device_->id, server_->info.uid);
@@ -306,6 +314,7 @@ void VolumeWorker::begin_recovery() {
   }
   if (begun.err() == EBUSY) {
     still_held_ = true;
+    if (stale_mapping_) note_half_way_held();
     return;
   }
   if (begun.err() == EINVAL && recovery_needs_start_once() && recoverable()) {
@@ -402,16 +411,25 @@ void VolumeWorker::server_lost(bool intended) {
   if (was == Server::granted || was == Server::serving) {
     // When every tag was fetched START_USER_RECOVERY can be repeated on every kernel.
     const bool half_way = was == Server::granted && recovery_needs_start_once() && !fetched_;
-    // 6.12 cannot tell whether some but not all queues were fetched; START_USER_RECOVERY then would
-    // dereference a null pointer in the kernel (ublk_queue_reinit). It is never sent.
-    if (half_way && lease_.device_spec.queues > 1 && close_seen_) recovery_impossible_ = true;
+    // Nor may another server be let to such a device: it would end the recovery with the queues
+    // that are left, or with all, if its mm_struct happens to lie where the dead one's lay.
+    const bool left_traces = half_way && opened_;
+    if (left_traces) {
+      // 6.12 cannot tell whether some but not all queues were fetched; START_USER_RECOVERY then
+      // would dereference a null pointer in the kernel (ublk_queue_reinit). It is never sent. With
+      // one queue it answers EINVAL, or, if all of that was fetched, succeeds.
+      if (lease_.device_spec.queues > 1)
+        recovery_impossible_ = true;
+      else
+        stale_mapping_ = true;
+    }
     // 6.12: START_USER_RECOVERY succeeded once and must not be repeated when the server never
     // opened the device.
-    const bool keeps = half_way && !close_seen_ && !stale_mapping_;
+    const bool keeps = half_way && !left_traces && !stale_mapping_;
     if (!keeps) lease_.recovery_begun = false;
     // What the next agent must know too, see adopt().
     lease_.step =
-        half_way && lease_.device_spec.queues > 1 ? LeaseStep::granted : LeaseStep::fencing;
+        left_traces && lease_.device_spec.queues > 1 ? LeaseStep::granted : LeaseStep::fencing;
     save_lease();
     const bool stopped = device_ && device_->state == DeviceState::dead && intended;
     if (!lost_at_ && !stopped) lost_at_ = now;

@@ -734,6 +734,7 @@ void VolumeWorker::take_over(SpawnedServer server) {
   server_ = std::move(server);
   const bool live = device_->state == DeviceState::live;
   server_state_ = live ? Server::serving : Server::granted;
+  opened_ = true;  // the former agent may have been told
   if (live) {
     serving_since_ = Clock::now();
     lease_.step = LeaseStep::serving;

@@ -149,6 +149,7 @@ class VolumeWorker {
   void serving(bool recovered);
   void process_channel();
   void note_half_way(const Error& error);
+  void note_half_way_held();
   void replace_server_process(const std::string& reason, const Error& error);
   void disk_gone();
   void failed(const std::string& reason, const Error& error);
@@ -218,6 +219,7 @@ class VolumeWorker {
   std::optional<SpawnedServer> server_;
   reconcile::Server server_state_ = reconcile::Server::none;
   Geometry prepared_for_;  // what the server was told
+  bool opened_ = false;    // the granted server said that it opens ublkcN
   bool fetched_ = false;   // the granted server said that it fetched every tag
   Clock::time_point server_deadline_{};
   std::optional<Clock::time_point> serving_since_;

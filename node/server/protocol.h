@@ -5,6 +5,7 @@
 //   agent  -> server  prepare    sizes buffers and rings; touches nothing outside
 //   server -> agent   prepared   or failed
 //   agent  -> server  grant      + fds: the right to open ublkcN and the backend
+//   server -> agent   opening    from now on ublkcN may be open and mapped
 //   server -> agent   fetching   all FETCH commands are submitted; or failed
 //   server -> agent   failed     the server exits with status 1
 //   agent  -> server  stats      -> stats       at any time after the grant

@@ -208,6 +208,8 @@ Result<void> Server::open_and_fetch(const GrantMessage& message, const UniqueFd&
   descriptors_.reserve(queues_.size());
 
   halt_if(message.halt_at == "before_open", hook);
+  // Said before it is done: who dies without it has left no trace on the device.
+  say({{"type", "opening"}});
   // EBUSY (another server still holds it) is not retried here: who granted knows when it is free.
   UniqueFd char_fd(open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (!char_fd.valid()) return errno_error("open", path);

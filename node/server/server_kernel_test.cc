@@ -249,7 +249,8 @@ class ServerKernelTest : public ::testing::Test {
     if (hook >= 0) fds.push_back(hook);
     EXPECT_TRUE(server.channel().send(to_json(message), fds).ok());
     if (!halt_at.empty()) return {};
-    return server.receive().body;
+    auto answer = server.receive().body;
+    return answer.at("type") == "opening" ? server.receive().body : answer;
   }
   // From nothing to an open block device.
   void bring_up(uint64_t wanted = flags::user_recovery | flags::user_recovery_reissue,

@@ -82,7 +82,8 @@ TEST_F(ServerTest, StandbyAnswersWhatItIs) {
 }
 
 TEST_F(ServerTest, GrantOfADeviceThatIsNotThereFails) {
-  const auto answer = ask(to_json(grant()));
+  EXPECT_EQ(ask(to_json(grant())).at("type"), "opening");
+  const auto answer = receive();
   EXPECT_EQ(answer.at("type"), "failed");
   const Error error = failed_from_json(answer);
   EXPECT_EQ(error.err, ENOENT);
