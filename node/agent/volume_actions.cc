@@ -601,7 +601,9 @@ void VolumeWorker::delete_backend() {
   backend_.reset();
   backend_watch_.reset();
   auto removed = context_.backends.remove(name_, record_.volume.spec, *record_.backend);
-  if (removed.err() == EBUSY) {
+  // Another volume's by now, or another file than the one it had: neither is this volume's to take,
+  // and trying again would not make it so.
+  if (removed.err() == EBUSY || removed.err() == ESTALE) {
     event(true, "BackendKept", removed.error().to_string());
     record_.backend.reset();
     return save_record();

@@ -260,9 +260,8 @@ TEST_F(SpecChangeTest, ADeletePolicyTakesNoFileThatIsNotItsOwn) {
   fs::copy_file(file("saved"), file("vol"));
   EXPECT_TRUE(node_.wait_condition("vol", "BackendHealthy", "False"));
   node_.remove_manifest("vol.yaml");
-  EXPECT_TRUE(node_.wait("vol", "said to be kept", [&](const auto& v) {
-    return !v || node_.has_event("vol", "BackendRemoveFailed");
-  }));
+  EXPECT_TRUE(node_.wait_gone("vol"));
+  EXPECT_TRUE(node_.has_event("vol", "BackendKept"));
   EXPECT_TRUE(fs::exists(file("vol")));
   EXPECT_TRUE(fs::exists(file("saved")));
 }
