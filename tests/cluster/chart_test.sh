@@ -1,5 +1,5 @@
 #!/bin/bash
-# The chart without a cluster: that it is well formed, that its values are checked, that install.yaml is what it gives.
+# The chart without a cluster: that it is well formed, that its values are checked, that what is rendered from it is up to date.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
@@ -69,7 +69,7 @@ install_missing "${CHART_PACKAGES[@]}"
 helm_program
 check "helm lint" lint
 check "its version is the programs'" version_is_the_programs
-check "manifests/install.yaml is what it gives" "$LAB_DIR/manifests.sh" --check
+check "install.yaml and the reference of fields are what it gives" "$LAB_DIR/manifests.sh" --check
 check "all options on" everything_on
 check "what needs other operators is off by default" off_by_default
 check "no role has a wildcard" no_wildcards
