@@ -5,6 +5,7 @@
 
 #include "common/api/quantity.h"
 #include "common/kube/fake_api_server.h"
+#include "common/metrics/reference.h"
 #include "controller/operator/test_objects.h"
 
 namespace ublk_operator::controller {
@@ -254,6 +255,7 @@ TEST_F(ControllerTest, MetricsSayHowItIs) {
         "ublk_controller_nodes 1\n", "ublk_controller_bindings_total{reason=\"Bound\"} 1\n",
         "ublk_controller_watch_age_seconds{resource=\"leases\"} "})
     EXPECT_THAT(text, HasSubstr(line));
+  EXPECT_EQ(metrics::exported_families(text), metrics::documented_families({"ublk_controller_"}));
   EXPECT_TRUE(one->controller->healthy());
 }
 

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "common/localapi/fake_service.h"
+#include "common/metrics/reference.h"
 
 namespace ublk_operator {
 namespace {
@@ -72,6 +73,19 @@ TEST_F(NodeMetricsTest, AVolumeThatIsGoneLeavesNoSeries) {
   EXPECT_THAT(scrape(), HasSubstr("pgdata"));
   service_.erase("pgdata");
   EXPECT_THAT(scrape(), Not(HasSubstr("pgdata")));
+}
+
+TEST_F(NodeMetricsTest, TheReferenceHasEveryFamilyAsItIs) {
+  metrics::Registry registry;
+  NodeMetrics all(registry, service_, [] { return 1000ms; });
+  service_.put(volume(0, "LIVE"));
+  Volume now = volume(1, "LIVE");  // after a recovery
+  now.status.io["read"] = {1, 4096, 1};
+  now.status.io_errors["EIO"] = 1;
+  service_.put(now);
+  all.refresh();
+  EXPECT_EQ(metrics::exported_families(registry.text()),
+            metrics::documented_families({"ublk_node_", "ublk_volume_"}));
 }
 
 }  // namespace
