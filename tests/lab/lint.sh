@@ -1,6 +1,6 @@
 #!/bin/bash
-# Formatting, static analysis, shell scripts: `./dev lint` is this script. With --counts FILE it writes a
-# line "pass|fail NAME" for each check. Analysis results are kept by content, so a second run looks only
+# Formatting, static analysis, shell scripts, documentation: `./dev lint` is this script. With --counts FILE it
+# writes a line "pass|fail NAME" for each check. Analysis results are kept by content, so a second run looks only
 # at what changed. With --quick, which is what `./dev test` has time for, clang-tidy looks at the
 # product's sources without its analyzer, which takes two thirds of the time. --only tidy and --only
 # others: clang-tidy, or all but that.
@@ -105,6 +105,7 @@ install_missing "${BUILD_PACKAGES[@]}" "${LINT_PACKAGES[@]}" jq
 if [[ $only != tidy ]]; then
   check "shell syntax" check_shell_syntax
   check "shellcheck" check_shellcheck
+  check "documentation" tests/lab/docs.sh
   check "lab selftest" tests/lab/selftest.sh
   check "clang-format" check_format
 fi
