@@ -81,7 +81,7 @@ def default_of: if .schema.default == null then (if .required then "required" el
   (if $version.selectableFields then
     "| field selectors | \([$version.selectableFields[].jsonPath | ltrimstr(".") | code] | join(", ")) |" else empty end),
   ($version.additionalPrinterColumns | group_by(.priority // 0)[]
-    | "| columns of `kubectl get`\(if .[0].priority then " -o wide, besides" else "" end) | \(map(.name | ascii_upcase | code) | join(" ")) |"),
+    | "| columns of `kubectl get\(if .[0].priority then " -o wide`, besides" else "`" end) | \(map(.name | ascii_upcase | code) | join(" ")) |"),
   "",
   (if $root.properties.spec then
     "How quantities and durations are written, and what a change does to a volume that runs: [manifests](manifest.md).", "",
