@@ -15,8 +15,14 @@ using metrics::Labels;
 // timeout where it decides, and what an operator calls an outage.
 const std::vector<double> duration_bounds{0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60};
 
-// "ServerKilled (signal 9)": what a label may have few values of.
-std::string first_word(const std::string& text) { return text.substr(0, text.find(' ')); }
+// A label may have few values only: of "was killed by SIGKILL (9)" the signal.
+std::string how_it_ended(const std::string& text) {
+  if (const size_t at = text.find("SIG"); at != std::string::npos)
+    return text.substr(at, text.find(' ', at) - at);
+  if (text.find("exited") != std::string::npos) return "Exited";
+  if (text.find("replaced") != std::string::npos) return "Replaced";
+  return "Unknown";  // while no agent was there to be told
+}
 
 uint64_t grown(uint64_t before, uint64_t now) { return now >= before ? now - before : now; }
 
@@ -59,8 +65,9 @@ void NodeMetrics::changed(const std::string& name, const std::optional<Volume>& 
   // What an agent before this one counted is no news.
   if (!is_new && status.recovery_count > seen.recoveries) {
     registry_
-        .counter("ublk_volume_recoveries_total", "Servers that were replaced after they died.",
-                 {{"volume", name}, {"reason", first_word(status.last_recovery_reason)}})
+        .counter("ublk_volume_recoveries_total",
+                 "Servers that were replaced after they ended, by how.",
+                 {{"volume", name}, {"reason", how_it_ended(status.last_recovery_reason)}})
         .add(static_cast<double>(status.recovery_count - seen.recoveries));
     if (status.last_recovery_duration)
       registry_

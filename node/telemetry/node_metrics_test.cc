@@ -21,7 +21,7 @@ class NodeMetricsTest : public ::testing::Test {
     volume.metadata.name = "pgdata";
     volume.status.state = state;
     volume.status.recovery_count = recoveries;
-    volume.status.last_recovery_reason = "ServerKilled (signal 9)";
+    volume.status.last_recovery_reason = "was killed by SIGKILL (9)";
     volume.status.last_recovery_duration = 40ms;
     set_condition(
         volume.status.conditions,
@@ -47,12 +47,27 @@ TEST_F(NodeMetricsTest, ARecoveryIsCountedByItsReasonAndItsDurationObserved) {
   EXPECT_THAT(scrape(), HasSubstr("ublk_volume_ready{volume=\"pgdata\"} 0"));
   service_.put(volume(6, "LIVE"));
   const std::string text = scrape();
-  EXPECT_THAT(
-      text, HasSubstr("ublk_volume_recoveries_total{reason=\"ServerKilled\",volume=\"pgdata\"} 1"));
+  EXPECT_THAT(text,
+              HasSubstr("ublk_volume_recoveries_total{reason=\"SIGKILL\",volume=\"pgdata\"} 1"));
   EXPECT_THAT(text, HasSubstr("ublk_volume_recovery_duration_seconds_count{mode=\"Reissue\"} 1"));
   EXPECT_THAT(text, HasSubstr("ublk_volume_ready{volume=\"pgdata\"} 1"));
   EXPECT_THAT(text, HasSubstr("ublk_volume_device_state{state=\"QUIESCED\",volume=\"pgdata\"} 0"));
   EXPECT_THAT(text, HasSubstr("ublk_volume_device_state{state=\"LIVE\",volume=\"pgdata\"} 1"));
+}
+
+TEST_F(NodeMetricsTest, HowAServerEndedIsOneOfFewWords) {
+  service_.put(volume(0, "LIVE"));
+  uint64_t recoveries = 0;
+  for (const auto& [how, word] :
+       std::vector<std::pair<std::string, std::string>>{{"was killed by SIGSEGV (11)", "SIGSEGV"},
+                                                        {"was exited with status 1", "Exited"},
+                                                        {"was replaced", "Replaced"},
+                                                        {"ended", "Unknown"}}) {
+    Volume now = volume(++recoveries, "LIVE");
+    now.status.last_recovery_reason = how;
+    service_.put(now);
+    EXPECT_THAT(scrape(), HasSubstr("{reason=\"" + word + "\",volume=\"pgdata\"} 1"));
+  }
 }
 
 TEST_F(NodeMetricsTest, CountersGoOnWhenAServerBeginsAnew) {
