@@ -193,8 +193,12 @@ int run_agent(NodeOptions& options, bool with_spawner) {
     if (auto told = sd_notify("READY=1"); !told)
       logger->warn("operation=sd_notify error=\"{}\"", told.error().to_string());
   };
-  if (options.load_driver)
-    if (auto loaded = load_driver(); !loaded) return fail(loaded.error());
+  if (options.load_driver) {
+    auto loaded = load_driver();
+    // In a cluster the node says so itself, and goes on when somebody loads it.
+    if (!loaded && !options.cluster.used) return fail(loaded.error());
+    if (!loaded) (*log)->warn("operation=load_driver error=\"{}\"", loaded.error().to_string());
+  }
   std::unique_ptr<ClusterLink> link;  // outlives the agent, whose source of volumes it has
   if (options.cluster.used) {
     auto made = make_cluster_link(options, *log);
@@ -204,6 +208,8 @@ int run_agent(NodeOptions& options, bool with_spawner) {
     options.agent.open_source = [&link]() -> Result<std::unique_ptr<VolumeSource>> {
       return link->source();
     };
+    options.agent.await_driver = true;
+    options.agent.on_driver = [&link] { link->node_changed(); };
   }
   if (options.wait) options.agent.wait_fd = stop->get();
   auto agent = Agent::create(options.agent, *log);

@@ -54,7 +54,7 @@ Geometry VolumeWorker::wanted_geometry(const OpenBackend& backend) const {
 }
 
 void VolumeWorker::add_device() {
-  const auto flags = flags_for(record_.volume.spec.recovery.mode, context_.kernel_features);
+  const auto flags = flags_for(record_.volume.spec.recovery.mode, context_.driver.features());
   if (!flags || !backend_) return;
   AddRequest request;
   request.flags = *flags;
@@ -290,7 +290,7 @@ void VolumeWorker::start_device() {
 void VolumeWorker::set_up_disk() {
   // 6.12 notices a server that died with every tag in its hands only when a request times out
   // (ublk_timeout).
-  if ((context_.kernel_features & flags::user_recovery_fail_io) == 0) {
+  if ((context_.driver.features() & flags::user_recovery_fail_io) == 0) {
     const std::string path = "/sys/block/ublkb" + std::to_string(device_->id) + "/queue/io_timeout";
     const UniqueFd timeout(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
     if (timeout.valid())
@@ -469,7 +469,7 @@ void VolumeWorker::explain_death(bool last_chance) {
 // Kernels before UBLK_F_QUIESCE/FAIL_IO reset the device in START_USER_RECOVERY itself, so it
 // cannot be repeated.
 bool VolumeWorker::recovery_needs_start_once() const {
-  return (context_.kernel_features & flags::user_recovery_fail_io) == 0;
+  return (context_.driver.features() & flags::user_recovery_fail_io) == 0;
 }
 
 void VolumeWorker::drop_server() {
@@ -496,7 +496,7 @@ void VolumeWorker::poke_release() {
 }
 
 void VolumeWorker::check_usage() {
-  if ((context_.kernel_features & flags::safe_stop_dev) != 0) {
+  if ((context_.driver.features() & flags::safe_stop_dev) != 0) {
     usage_ = Usage::unused;  // TRY_STOP_DEV asks and acts in one
     return;
   }
@@ -514,7 +514,7 @@ void VolumeWorker::check_usage() {
 }
 
 void VolumeWorker::try_stop() {
-  if ((context_.kernel_features & flags::safe_stop_dev) == 0) {
+  if ((context_.driver.features() & flags::safe_stop_dev) == 0) {
     usage_ = Usage::unknown;  // for the next try
     // Looked at a moment ago, which is the best this kernel allows; see check_usage(). Both in one
     // action: a device without a server and still with a disk would be recovered.

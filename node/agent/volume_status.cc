@@ -27,6 +27,9 @@ std::string VolumeWorker::wait_message(Why why) const {
                              : "spec.running is false";
     case Why::removed:
       return "the manifest was removed; waiting for what is left of the volume to go";
+    case Why::driver_missing:
+      return "the kernel of this node has no ublk driver loaded: modprobe ublk_drv there, or bind "
+             "volumes to nodes that have it; the volume is made as soon as the driver is there";
     case Why::unsupported_by_kernel:
       return unsupported_ ? unsupported_->detail : "";
     case Why::backend_unavailable:

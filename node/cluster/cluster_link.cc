@@ -117,6 +117,12 @@ void ClusterLink::say_event(const VolumeEvent& event) {
   events_.say({std::move(target), event.warning, event.reason, event.message});
 }
 
+void ClusterLink::node_changed() {
+  const std::scoped_lock lock(mutex_);
+  node_stale_ = true;
+  changed_.notify_all();
+}
+
 bool ClusterLink::stopping() {
   const std::scoped_lock lock(mutex_);
   return stopping_;
@@ -210,12 +216,13 @@ void ClusterLink::run_writer() {
     std::optional<std::string> name;
     {
       std::unique_lock lock(mutex_);
-      while (!stopping_ && Clock::now() < node_due_) {
+      while (!stopping_ && !node_stale_ && Clock::now() < node_due_) {
         name = plan_.take(Clock::now());
         if (name) break;
         changed_.wait_until(lock, std::min(node_due_, plan_.next().value_or(node_due_)));
       }
       if (stopping_) return;
+      if (!name) node_stale_ = false;
     }
     if (name)
       write_volume(*name);

@@ -27,7 +27,9 @@ class ClusterLinkTest : public ::testing::Test {
     options.node_name = "vm1";
     options.namespace_name = "ns";
     options.holder = "pod-1";
-    options.node_facts = [] { return json{{"version", "1"}, {"conditions", json::array()}}; };
+    options.node_facts = [this] {
+      return json{{"version", version_.load() == 1 ? "1" : "2"}, {"conditions", json::array()}};
+    };
     options.plan = {.settle = 10ms,
                     .gap = 50ms,
                     .urgent_gap = 20ms,
@@ -85,6 +87,7 @@ class ClusterLinkTest : public ::testing::Test {
     return count;
   }
 
+  std::atomic<int> version_ = 1;
   std::shared_ptr<kube::FakeApiServer> server_ = std::make_shared<kube::FakeApiServer>();
   FakeVolumeService agent_;
   std::unique_ptr<ClusterLink> link_;
@@ -109,6 +112,19 @@ TEST_F(ClusterLinkTest, TheNodeBeatsAndSaysWhatItIs) {
     const json node = server_->at("/apis/ublk.dev/v1alpha1/ublknodes/vm1");
     return !node.is_null() && node.contains("status") && node["status"]["version"] == "1";
   }));
+}
+
+TEST_F(ClusterLinkTest, ANodeThatChangedSaysSoAtOnce) {
+  const auto says = [&](const char* version) {
+    return server_->wait_until([&] {
+      const json node = server_->at("/apis/ublk.dev/v1alpha1/ublknodes/vm1");
+      return !node.is_null() && node.contains("status") && node["status"]["version"] == version;
+    });
+  };
+  ASSERT_TRUE(says("1"));
+  version_ = 2;
+  link_->node_changed();
+  EXPECT_TRUE(says("2"));
 }
 
 TEST_F(ClusterLinkTest, AVolumeThatGoesWhileItsStatusIsWrittenIsSaidToBeGoneAllTheSame) {

@@ -68,11 +68,21 @@ nlohmann::json node_status(const PreflightFacts& facts, const std::vector<PoolFa
     status["warnings"].push_back(check.name + ": " + check.message +
                                  (check.remedy.empty() ? "" : "; " + check.remedy));
   }
-  status["conditions"] = {
-      {{"type", "Ready"},
-       {"status", able ? "True" : "False"},
-       {"reason", able ? "Serving" : "PreflightFailed"},
-       {"message", able ? "ublk works on this node" : "see status.warnings for what to do"}}};
+  const bool missing = !facts.module_loaded && facts.control_err == ENOENT;
+  std::string message = able ? "ublk works on this node" : "see status.warnings for what to do";
+  if (missing)
+    message =
+        "Linux " + facts.kernel_release +
+        " of this node has no ublk driver loaded: modprobe ublk_drv where the kernel has that "
+        "module (CONFIG_BLK_DEV_UBLK; Linux 6.12 or newer is tested), else keep the DaemonSet "
+        "off this node (node.nodeSelector of the chart). The agent begins by itself when "
+        "/dev/ublk-control appears";
+  status["conditions"] = {{{"type", "Ready"},
+                           {"status", able ? "True" : "False"},
+                           {"reason", able      ? "Serving"
+                                      : missing ? "DriverMissing"
+                                                : "PreflightFailed"},
+                           {"message", message}}};
   return status;
 }
 

@@ -38,6 +38,9 @@ TEST(NodeStatusTest, ANodeWithoutTheDriverOffersNothing) {
   EXPECT_TRUE(status["modes"].empty());
   EXPECT_FALSE(status["warnings"].empty());
   EXPECT_EQ(status["conditions"][0]["status"], "False");
+  EXPECT_EQ(status["conditions"][0]["reason"], "DriverMissing");
+  EXPECT_NE(status["conditions"][0]["message"].get<std::string>().find("modprobe"),
+            std::string::npos);
 }
 
 TEST(NodeStatusTest, WhatAPodDoesNotSeeIsNoWarning) {
