@@ -57,6 +57,25 @@ nlohmann::json removed_object(const std::string& name, const ClusterObject& obje
                         "keeps")}}}}};
 }
 
+nlohmann::json awaited_object(const std::string& name, const ClusterObject& object,
+                              const std::string& now) {
+  const nlohmann::json ready{
+      {"type", "Ready"},
+      {"status", "False"},
+      {"reason", "AwaitingFinalizer"},
+      {"message",
+       "nothing is made of this volume before ublk-controller has put its finalizer "
+       "ublk.dev/device "
+       "on it, which it does by itself: a deletion could otherwise leave a device behind. Does the "
+       "controller run? `kubectl get pods -A -l app.kubernetes.io/component=controller`"},
+      {"observedGeneration", object.generation},
+      {"lastTransitionTime", now}};
+  return {{"apiVersion", kApiVersion},
+          {"kind", kVolumeKind},
+          {"metadata", {{"name", name}, {"uid", object.uid}}},
+          {"status", {{"observedGeneration", object.generation}, {"conditions", {ready}}}}};
+}
+
 ClusterLink::ClusterLink(const std::shared_ptr<kube::Transport>& transport,
                          ClusterLinkOptions options, Logger log)
     : options_(std::move(options)),
@@ -65,8 +84,10 @@ ClusterLink::ClusterLink(const std::shared_ptr<kube::Transport>& transport,
       volumes_(
           transport, options_.node_name,
           [this](const std::string& name) {
+            const auto object = volumes_.find(name);
             const std::scoped_lock lock(mutex_);
-            if (!latest_.contains(name)) return;  // its turn comes when the agent has it
+            // Its turn comes when the agent has it.
+            if (object && !object->awaited && !latest_.contains(name)) return;
             stale_.insert(name);
             plan_.changed(name, Clock::now(), true);
             changed_.notify_all();
@@ -256,6 +277,8 @@ void ClusterLink::write_volume(const std::string& name) {
     wanted = status_object(*volume);
   else if (object && !volume && object->deleting)
     wanted = removed_object(name, *object, format_now());
+  else if (object && !volume && object->awaited)
+    wanted = awaited_object(name, *object, format_now());
 
   Result<void> how;
   if (again) written_.erase(name);

@@ -36,9 +36,12 @@ struct ClusterLinkOptions {
 };
 
 // What is written as the status of a volume: of an object that is there, and of one that is being
-// deleted and of which nothing is left on the node. Pure.
+// deleted and of which nothing is left on the node; and of one that is passed over until it has its
+// finalizer. Pure.
 [[nodiscard]] nlohmann::json status_object(const Volume& volume);
 [[nodiscard]] nlohmann::json removed_object(const std::string& name, const ClusterObject& object,
+                                            const std::string& now);
+[[nodiscard]] nlohmann::json awaited_object(const std::string& name, const ClusterObject& object,
                                             const std::string& now);
 
 class ClusterLink {

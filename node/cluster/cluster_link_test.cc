@@ -15,7 +15,6 @@ namespace {
 
 using namespace std::chrono_literals;
 using nlohmann::json;
-using ::testing::HasSubstr;
 
 const std::string volumes = "/apis/ublk.dev/v1alpha1/ublkvolumes/";
 
@@ -190,6 +189,48 @@ TEST_F(ClusterLinkTest, ANodeThatWasTakenForSilentTakesItsWordBack) {
   silenced["status"]["conditions"] = {
       {{"type", "Ready"}, {"status", "Unknown"}, {"reason", "NodeSilent"}}};
   server_->put(volumes + "vol", silenced);
+  EXPECT_TRUE(server_->wait_until([&] { return condition("Ready") == "True"; }));
+}
+
+TEST_F(ClusterLinkTest, WithoutItsFinalizerAVolumeWaitsAndSaysSo) {
+  json bare = object("u1");
+  bare["metadata"].erase("finalizers");
+  server_->put(volumes + "vol", bare);
+  pollfd fd{source_->fd(), POLLIN, 0};
+  const auto reason = [&] {
+    const json status = server_->at(volumes + "vol").value("status", json::object());
+    const auto conditions = status.value("conditions", json::array());
+    return conditions.empty() ? "" : conditions[0].value("reason", "");
+  };
+  // The agent looks whenever it is told to.
+  std::atomic<bool> done = false;
+  bool made = false;
+  std::thread agent([&] {
+    while (!done) {
+      if (::poll(&fd, 1, 20) > 0) (void)source_->process_events();
+      made = made || source_->scan(accepted_).volumes.contains("vol");
+    }
+  });
+  const bool said = server_->wait_until([&] { return reason() == "AwaitingFinalizer"; });
+  done = true;
+  agent.join();
+  EXPECT_TRUE(said);
+  EXPECT_FALSE(made);
+  json guarded = server_->at(volumes + "vol");
+  guarded["metadata"]["finalizers"] = {"ublk.dev/device"};
+  server_->put(volumes + "vol", guarded);
+  ASSERT_TRUE(source_says([](const SourceView& view) { return view.volumes.contains("vol"); }));
+  agent_.put(volume(true));
+  EXPECT_TRUE(server_->wait_until([&] { return condition("Ready") == "True"; }));
+}
+
+TEST_F(ClusterLinkTest, WhatTheAgentHasAlreadyNeedsNoFinalizer) {
+  json bare = object("u1");
+  bare["metadata"].erase("finalizers");
+  server_->put(volumes + "vol", bare);
+  accepted_["vol"] = {{"ublkvolumes/vol", "cluster:the-cluster"}, "u1"};
+  ASSERT_TRUE(source_says([](const SourceView& view) { return view.volumes.contains("vol"); }));
+  agent_.put(volume(true));
   EXPECT_TRUE(server_->wait_until([&] { return condition("Ready") == "True"; }));
 }
 
