@@ -522,6 +522,8 @@ Result<void> Agent::pause(const std::string& name, bool paused) {
 
 nlohmann::json Agent::support_bundle() {
   nlohmann::json bundle;
+  nlohmann::json pools = nlohmann::json::object();
+  for (const auto& [name, pool] : options_.pools) pools[name] = pool.path;
   utsname kernel{};
   ::uname(&kernel);
   bundle["kernel"] = std::string(kernel.release) + " " + kernel.version;
@@ -531,7 +533,7 @@ nlohmann::json Agent::support_bundle() {
                        {"stateDir", options_.state_dir},
                        {"spawnerSocket", options_.spawner_socket},
                        {"serverProgram", options_.server_program},
-                       {"pools", options_.pools}};
+                       {"pools", std::move(pools)}};
   bundle["spawnerConnected"] = pool_->connected();
   bundle["volumes"] = nlohmann::json::array();
   for (const auto& volume : list()) {

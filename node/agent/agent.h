@@ -28,7 +28,7 @@ struct AgentOptions {
   std::string run_dir = "/run/ublk-operator";
   std::string spawner_socket = "/run/ublk-operator/spawner.sock";
   std::string server_program;  // absolute path of ublk-server
-  std::map<std::string, std::string> pools{{"default", "/var/lib/ublk-operator/pool"}};
+  Pools pools{{"default", Pool("/var/lib/ublk-operator/pool")}};
   unsigned standby_count = 1;
   // Another agent of this state folder is waited for, until this is readable, instead of an error.
   std::optional<int> wait_fd;

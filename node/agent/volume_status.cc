@@ -1,4 +1,6 @@
 // How a VolumeWorker says what is: conditions with a reason for programs and a sentence for people.
+#include <cerrno>
+
 #include "common/api/quantity.h"
 #include "node/agent/volume_worker.h"
 #include "node/ublk/modes.h"
@@ -128,7 +130,10 @@ void VolumeWorker::publish_status(const Decision& decision) {
                         : problems_.front().to_string() + "; what was accepted before goes on");
   const auto& trouble = backend_error_ ? backend_error_ : backend_moved_;
   set("BackendHealthy", !trouble,
-      trouble ? backend_error_ ? "Unavailable" : "Replaced" : "Available",
+      !trouble                    ? "Available"
+      : !backend_error_           ? "Replaced"
+      : trouble->err == ENOMEDIUM ? "PoolNotMounted"
+                                  : "Unavailable",
       trouble ? trouble->to_string() : "");
   const bool can_recover = recoverable() && !recovery_impossible_;
   set("Recoverable", can_recover,
