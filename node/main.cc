@@ -185,6 +185,9 @@ int run_agent(NodeOptions& options, bool with_spawner) {
     };
   }
   Telemetry telemetry;
+  options.agent.on_failure = [&telemetry](const std::string& reason) {
+    NodeMetrics::count_failure(telemetry.registry, reason);
+  };
   options.agent.on_ready = [&telemetry, logger = *log] {
     telemetry.ready = true;
     if (auto told = sd_notify("READY=1"); !told)

@@ -89,7 +89,7 @@ Result<void> Agent::open() {
       log_, [this] { wake_all(false); });
   context_ = std::make_unique<WorkerContext>(
       WorkerContext{options_.paths, *store_, *backends_, *pool_, *watches_, events_, *disposable_,
-                    hooks_, log_, *id, driver_, options_.open_control,
+                    hooks_, log_, *id, driver_, options_.open_control, options_.on_failure,
                     [this](const std::string& name, std::optional<Volume> volume) {
                       publish(name, std::move(volume));
                     }});

@@ -36,6 +36,7 @@ struct AgentOptions {
   NodePaths paths;
   std::function<Result<void>()> start_spawner;  // `ublk-node run`
   EventLog::Listener on_event;
+  std::function<void(const std::string& reason)> on_failure;  // any thread; quick
   std::function<void()> on_ready;  // all volumes of the last life are known again
   // A kernel without the driver is no error: the volumes wait, and say so, until it is loaded.
   bool await_driver = false;

@@ -73,6 +73,7 @@ void VolumeWorker::add_device() {
   }
 
   device_ = *added;
+  if (lost_at_ && !let_in_at_) let_in_at_ = Clock::now();
   lease_.device = added->id;
   lease_.step = LeaseStep::none;
   lease_.recovery_begun = false;
@@ -304,6 +305,7 @@ void VolumeWorker::set_up_disk() {
 void VolumeWorker::begin_recovery() {
   auto begun = control_->begin_recovery(device_->id, {limits::command_deadline, -1});
   if (begun) {
+    if (!let_in_at_) let_in_at_ = Clock::now();
     stale_mapping_ = false;
     half_way_held_since_.reset();
     lease_.step = LeaseStep::released;
@@ -380,6 +382,9 @@ void VolumeWorker::serving(bool recovered) {
     explain_death(true);
     ++record_.recovery_count;
     record_.last_recovery_us = pause.count();
+    last_recovery_work_ =
+        let_in_at_ ? std::chrono::duration_cast<std::chrono::microseconds>(now - *let_in_at_)
+                   : pause;
     record_.last_recovery_reason = lost_how_;
     record_.last_recovery_time = format_now();
     event(false, "Recovered",
@@ -397,6 +402,7 @@ void VolumeWorker::serving(bool recovered) {
 
 void VolumeWorker::forget_loss() {
   lost_at_.reset();
+  let_in_at_.reset();
   lost_how_.clear();
 }
 
@@ -632,6 +638,7 @@ void VolumeWorker::failed(const std::string& reason, const Error& error) {
   last_error_ = error;
   history_.failed(Clock::now(), record_.volume.spec.recovery.back_off, jitter());
   event(true, reason, error.to_string());
+  if (context_.on_failure) context_.on_failure(reason);
 }
 
 void VolumeWorker::save_record() {

@@ -167,6 +167,7 @@ void VolumeWorker::publish_status(const Decision& decision) {
   status.last_recovery_time = record_.last_recovery_time;
   if (record_.last_recovery_us)
     status.last_recovery_duration = std::chrono::microseconds(*record_.last_recovery_us);
+  status.last_recovery_work = last_recovery_work_;
   status.size_bytes = geometry_ ? geometry_->size_bytes : 0;
   {
     const std::scoped_lock lock(published_mutex_);

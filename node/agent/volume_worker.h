@@ -55,6 +55,8 @@ struct WorkerContext {
   std::string node_id;
   const KnownDriver& driver;  // when it is found, workers are woken
   std::function<Result<std::unique_ptr<ControlDevice>>()> open_control;
+  // An attempt failed and is made again; `reason`: of the event.
+  std::function<void(const std::string& reason)> on_failure;
   // The volume's status changed; nullopt: nothing is left of it.
   std::function<void(const std::string& name, std::optional<Volume>)> publish;
 };
@@ -226,6 +228,8 @@ class VolumeWorker {
   Clock::time_point server_deadline_{};
   std::optional<Clock::time_point> serving_since_;
   std::optional<Clock::time_point> lost_at_;
+  std::optional<Clock::time_point> let_in_at_;  // the next server, after that
+  std::optional<std::chrono::microseconds> last_recovery_work_;
   std::string lost_how_;
   // A server whose end the spawner has not explained yet.
   struct Death {
