@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <tuple>
 #include <utility>
 
 #include "common/api/decode.h"
@@ -136,8 +137,9 @@ std::vector<VolumeEvent> ClusterService::events(const std::string& volume) {
   if (!found) return events;
   for (const auto& object : *found)
     if (is_of_volume(object, volume)) events.push_back(read_event(object));
-  std::stable_sort(events.begin(), events.end(), [](const VolumeEvent& a, const VolumeEvent& b) {
-    return a.last_time < b.last_time;
+  std::sort(events.begin(), events.end(), [](const VolumeEvent& a, const VolumeEvent& b) {
+    return std::tie(a.last_time, a.first_time, a.reason) <
+           std::tie(b.last_time, b.first_time, b.reason);
   });
   return events;
 }
