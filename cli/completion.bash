@@ -19,17 +19,19 @@ _ublkctl() {
   [[ $previous == "=" && COMP_CWORD -ge 2 ]] && previous=${COMP_WORDS[COMP_CWORD - 2]}
 
   local command="" i
-  local -a socket=()
+  local -a target=()
   for ((i = 1; i < COMP_CWORD; i++)); do
     case ${COMP_WORDS[i]} in
-      --socket) socket=(--socket "${COMP_WORDS[i + 1]}"); ((i++)) ;;
+      --socket | --context | --kubeconfig | --namespace | -n)
+        target+=("${COMP_WORDS[i]}" "${COMP_WORDS[i + 1]}"); ((i++)) ;;
       -*) ;;
       *) [[ -z $command ]] && command=${COMP_WORDS[i]} ;;
     esac
   done
 
   case $previous in
-    --socket) _ublkctl_files "$current"; return ;;
+    --socket | --kubeconfig) _ublkctl_files "$current"; return ;;
+    --context) _ublkctl_words "$(kubectl config get-contexts -o name 2>/dev/null)" "$current"; return ;;
     -f | --filename) _ublkctl_files "$current"; return ;;
     --for) _ublkctl_words "Ready condition= delete state=LIVE InUse Paused" "$current"; return ;;
     --timeout) _ublkctl_words "10s 30s 1m 5m" "$current"; return ;;
@@ -44,7 +46,7 @@ _ublkctl() {
   esac
 
   if [[ $current == -* ]]; then
-    local options="--help --socket"
+    local options="--help --socket --context --kubeconfig --namespace"
     case $command in
       "") options="$options --version" ;;
       get | preflight | support-bundle) options="$options --output" ;;
@@ -63,7 +65,7 @@ _ublkctl() {
     "") _ublkctl_words "$commands" "$current" ;;
     completion) _ublkctl_words "bash" "$current" ;;
     get | describe | events | wait | delete | stop | start | recover | pause | resume)
-      _ublkctl_words "$("${COMP_WORDS[0]}" "${socket[@]}" get -o name 2>/dev/null)" "$current" ;;
+      _ublkctl_words "$("${COMP_WORDS[0]}" "${target[@]}" get -o name 2>/dev/null)" "$current" ;;
   esac
 }
 

@@ -29,7 +29,8 @@ ExitCode stop_volumes(const Session& session, const std::vector<std::string>& na
     return session.service.stop(name, /*stopped=*/true, force);
   });
   if (code == ExitCode::in_use) {
-    session.err << "Unmount the file system and close the device first. 'ublkctl stop --force' "
+    session.err << "Unmount the file system and close the device first. '" << session.program
+                << " stop --force' "
                    "stops it all the same: I/O then fails with EIO.\n";
   }
   return code;

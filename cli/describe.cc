@@ -60,10 +60,12 @@ std::string pairs(const std::map<std::string, std::string>& values) {
 
 Fields spec_fields(const VolumeSpec& spec) {
   const RecoverySpec& recovery = spec.recovery;
-  Fields fields{
-      {"Size", format_quantity(spec.size_bytes)},
-      {"Backend", format_backend(spec.backend)},
-  };
+  Fields fields;
+  if (!spec.node_name.empty()) fields.emplace_back("Node", spec.node_name);
+  fields.insert(fields.end(), {
+                                  {"Size", format_quantity(spec.size_bytes)},
+                                  {"Backend", format_backend(spec.backend)},
+                              });
   if (const auto* file = std::get_if<FileBackendSpec>(&spec.backend)) {
     fields.emplace_back("Provisioning", to_string(file->provisioning));
     fields.emplace_back("Direct I/O", yes_no(file->direct_io));
@@ -108,7 +110,23 @@ Fields status_fields(const VolumeStatus& status) {
           {"Last Recovery", last}};
 }
 
-void describe(std::ostream& out, const Volume& volume, const std::vector<VolumeEvent>& events) {
+void print_counters(std::ostream& out, const VolumeStatus& status) {
+  std::vector<std::vector<std::string>> rows = {{"OPERATION", "COUNT", "BYTES", "ERRORS"}};
+  for (const auto& [operation, counters] : status.io) {
+    rows.push_back({operation, std::to_string(counters.operations), std::to_string(counters.bytes),
+                    std::to_string(counters.errors)});
+  }
+  print_rows(out, "I/O of the present server", rows);
+  if (!status.io_errors.empty()) {
+    rows = {{"ERROR", "COUNT"}};
+    for (const auto& [name, count] : status.io_errors)
+      rows.push_back({name, std::to_string(count)});
+    print_rows(out, "I/O errors", rows);
+  }
+}
+
+void describe(std::ostream& out, const Volume& volume, const std::vector<VolumeEvent>& events,
+              bool counters) {
   print_fields(out, "",
                {{"Name", volume.metadata.name},
                 {"UID", volume.metadata.uid},
@@ -127,19 +145,7 @@ void describe(std::ostream& out, const Volume& volume, const std::vector<VolumeE
   }
   print_rows(out, "Conditions", rows);
 
-  rows = {{"OPERATION", "COUNT", "BYTES", "ERRORS"}};
-  for (const auto& [operation, counters] : volume.status.io) {
-    rows.push_back({operation, std::to_string(counters.operations), std::to_string(counters.bytes),
-                    std::to_string(counters.errors)});
-  }
-  print_rows(out, "I/O of the present server", rows);
-  if (!volume.status.io_errors.empty()) {
-    rows = {{"ERROR", "COUNT"}};
-    for (const auto& [name, count] : volume.status.io_errors)
-      rows.push_back({name, std::to_string(count)});
-    print_rows(out, "I/O errors", rows);
-  }
-
+  if (counters) print_counters(out, volume.status);
   rows = {{"LAST-SEEN", "TYPE", "REASON", "COUNT", "MESSAGE"}};
   for (const VolumeEvent& event : events) {
     rows.push_back({event.last_time, event.warning ? "Warning" : "Normal", event.reason,
@@ -162,7 +168,8 @@ ExitCode describe_volumes(const Session& session, const std::vector<std::string>
     }
     if (!first) session.out << "\n\n";
     first = false;
-    describe(session.out, *volume, session.service.events(name));
+    // Counters are not in a cluster's objects: they are metrics of the node.
+    describe(session.out, *volume, session.service.events(name), !session.cluster);
   }
   return code;
 }

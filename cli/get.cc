@@ -47,9 +47,10 @@ ExitCode get_volumes(const Session& session, const GetOptions& options) {
       print_document(session.out, items.front(), options.output == "yaml");
     }
   } else if (!volumes.empty()) {
-    print_table(session.out, volumes, options.output == "wide");
+    print_table(session.out, volumes, options.output == "wide", session.cluster);
   } else if (code == ExitCode::ok) {
-    session.err << "No volumes found. Make one with 'ublkctl apply -f FILE'.\n";
+    session.err << "No volumes found. Make one with '" << (session.cluster ? "kubectl" : "ublkctl")
+                << " apply -f FILE'.\n";
   }
   return code;
 }

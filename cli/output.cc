@@ -46,12 +46,13 @@ std::string condition_reason(const Volume& volume, const std::string& type) {
   return found != nullptr ? found->reason : "";
 }
 
-void print_table(std::ostream& out, const std::vector<Volume>& volumes, bool wide) {
+void print_table(std::ostream& out, const std::vector<Volume>& volumes, bool wide, bool nodes) {
   std::vector<std::string> header{"NAME", "SIZE", "MODE", "STATE", "READY", "RECOVERIES", "DEVICE"};
   if (wide) {
     for (const char* name : {"PID", "GENERATION", "LAST-PAUSE", "REASON", "BACKEND"})
       header.emplace_back(name);
   }
+  if (nodes) header.insert(header.begin() + 1, "NODE");
   Table table(std::move(header));
   for (const Volume& volume : volumes) {
     const VolumeStatus& status = volume.status;
@@ -70,6 +71,7 @@ void print_table(std::ostream& out, const std::vector<Volume>& volumes, bool wid
       row.push_back(condition_reason(volume, "Ready"));
       row.push_back(format_backend(volume.spec.backend));
     }
+    if (nodes) row.insert(row.begin() + 1, volume.spec.node_name);
     table.add(std::move(row));
   }
   table.print(out);

@@ -11,7 +11,9 @@
 namespace ublk_operator {
 
 // -o table: NAME SIZE MODE STATE READY RECOVERIES DEVICE; wide adds PID GENERATION LAST-PAUSE REASON BACKEND.
-void print_table(std::ostream& out, const std::vector<Volume>& volumes, bool wide);
+// `nodes`: NODE after NAME.
+void print_table(std::ostream& out, const std::vector<Volume>& volumes, bool wide,
+                 bool nodes = false);
 
 // -o json: two blanks of indentation; -o yaml. What is one is shown bare, several as a v1 List, as kubectl does.
 void print_document(std::ostream& out, const nlohmann::json& document, bool yaml);

@@ -1,5 +1,5 @@
-// Session: what a command works with. Commands know a VolumeService, not how it is reached, so that they serve the local
-// agent today and a cluster later.
+// Session: what a command works with. Commands know a VolumeService, not how it is reached: the local agent's, or a
+// cluster's.
 #pragma once
 #include <istream>
 #include <ostream>
@@ -13,16 +13,18 @@ namespace ublk_operator {
 struct Session {
   VolumeService& service;
   std::istream& in;
-  std::ostream& out;  // results, and nothing else: scripts read it
-  std::ostream& err;  // what failed, on which object, why, what to do
+  std::ostream& out;                // results, and nothing else: scripts read it
+  std::ostream& err;                // what failed, on which object, why, what to do
+  bool cluster = false;             // the volumes are those of a cluster
+  std::string program = "ublkctl";  // as the user calls it
 
   // Says what went wrong; the exit code that belongs to it.
   [[nodiscard]] ExitCode fail(const Error& error) const {
-    err << "ublkctl: " << error.to_string() << "\n";
+    err << program << ": " << error.to_string() << "\n";
     return exit_code_of(error);
   }
   [[nodiscard]] ExitCode fail_usage(const std::string& what) const {
-    err << "ublkctl: " << what << "\n";
+    err << program << ": " << what << "\n";
     return ExitCode::usage;
   }
 };

@@ -14,14 +14,16 @@ ExitCode write_support_bundle(const Session& session, const SupportBundleOptions
                         {"formatVersion", 1},
                         {"time", format_time(std::chrono::system_clock::now())},
                         {"ublkctl", {{"version", kVersion}}}};
-  bundle["agent"] = session.service.support_bundle();
+  const char* source = session.cluster ? "cluster" : "agent";
+  bundle[source] = session.service.support_bundle();
   if (const auto reached = session.service.reachable(); !reached) {
     // When the agent is down is when bundles are needed.
-    bundle["agent"] = {{"error", reached.error().to_string()}};
-    session.err << "ublkctl: " << reached.error().to_string()
-                << "\nThe bundle holds only what is known without the agent.\n";
+    bundle[source] = {{"error", reached.error().to_string()}};
+    session.err << session.program << ": " << reached.error().to_string()
+                << "\nThe bundle holds only what is known without the " << source << ".\n";
   }
-  bundle["host"] = local_facts();
+  if (!session.cluster)
+    bundle["host"] = local_facts();  // this machine need not be one of its nodes
   remove_secrets(bundle);
 
   const std::string text =
@@ -34,7 +36,7 @@ ExitCode write_support_bundle(const Session& session, const SupportBundleOptions
     return session.fail_usage("support-bundle: the bundle is one JSON file; name it FILE.json");
   if (auto written = write_file_atomically(options.output, text); !written) {
     // ENOENT is for volumes.
-    session.err << "ublkctl: " << written.error().to_string() << "\n";
+    session.err << session.program << ": " << written.error().to_string() << "\n";
     return ExitCode::failed;
   }
   session.err << "Wrote " << options.output << ". Look through it before you share it: it names "

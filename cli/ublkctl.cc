@@ -1,6 +1,7 @@
 #include "cli/ublkctl.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <exception>
 #include <utility>
 
@@ -41,15 +42,23 @@ class CommandLine {
   void add_reading();
   void add_changing();
   void add_helping();
+  void add_cluster();
   ExitCode refuse(const std::vector<std::string>& arguments, const std::string& why) const;
 
+  // Every call of it fails with the reason why it could not be reached.
+  class Unreached;
+  std::unique_ptr<VolumeService> connect(bool cluster) const;
+
   const Environment& environment_;
-  CLI::App app_{
-      "Volumes whose server may die while their applications go on: look at them, change them.",
-      "ublkctl"};
+  const std::string program_;
+  CLI::App app_;
   std::vector<std::pair<CLI::App*, Run>> commands_;
 
   std::string socket_ = kLocalApiSocket;
+  ClusterTarget cluster_;
+  CLI::Option* socket_option_ = nullptr;
+  CLI::Option* context_option_ = nullptr;
+  CLI::Option* kubeconfig_option_ = nullptr;
   GetOptions get_;
   EventsOptions events_;
   WaitOptions wait_;
@@ -63,15 +72,21 @@ class CommandLine {
   std::string shell_;
 };
 
-CommandLine::CommandLine(const Environment& environment) : environment_(environment) {
+CommandLine::CommandLine(const Environment& environment)
+    : environment_(environment),
+      program_(environment.plugin ? "kubectl ublk" : "ublkctl"),
+      app_(
+          "Volumes whose server may die while their applications go on: look at them, change them.",
+          program_) {
   app_.require_subcommand(1);
   app_.fallthrough();  // --socket may also come after the command
   app_.footer(kExitCodes);
-  app_.set_version_flag("--version", std::string("ublkctl ") + kVersion, "print the version");
-  app_.add_option("--socket", socket_, "the agent's socket")
-      ->envname("UBLK_SOCKET")
-      ->capture_default_str()
-      ->type_name("PATH");
+  app_.set_version_flag("--version", program_ + " " + kVersion, "print the version");
+  socket_option_ = app_.add_option("--socket", socket_, "the socket of this machine's agent")
+                       ->capture_default_str()
+                       ->type_name("PATH");
+  if (!environment.plugin) socket_option_->envname("UBLK_SOCKET");
+  if (environment.connect_cluster) add_cluster();
   add_reading();
   add_changing();
   add_helping();
@@ -79,9 +94,27 @@ CommandLine::CommandLine(const Environment& environment) : environment_(environm
 
 CLI::App* CommandLine::command(const std::string& name, const std::string& what, Run run) {
   CLI::App* added = app_.add_subcommand(name, what);
-  added->footer("See 'ublkctl --help' for the exit codes.");
+  added->footer("See '" + program_ + " --help' for the exit codes.");
   commands_.emplace_back(added, std::move(run));
   return added;
+}
+
+void CommandLine::add_cluster() {
+  constexpr const char* group = "A cluster's volumes, by its API server";
+  context_option_ =
+      app_.add_option("--context", cluster_.context, "of the kubeconfig (default: its current one)")
+          ->group(group)
+          ->type_name("NAME");
+  kubeconfig_option_ = app_.add_option("--kubeconfig", cluster_.kubeconfig,
+                                       "which API server (default: $KUBECONFIG, ~/.kube/config, or "
+                                       "the pod's service account)")
+                           ->group(group)
+                           ->type_name("FILE");
+  app_.add_option("-n,--namespace", cluster_.namespace_name,
+                  "where the operator is; volumes have no namespace")
+      ->group(group)
+      ->capture_default_str()
+      ->type_name("NAME");
 }
 
 void add_output(CLI::App* command, std::string& value, const std::vector<std::string>& formats) {
@@ -217,21 +250,28 @@ void CommandLine::add_helping() {
       ->type_name("");
 
   command("version", "Print the version", [](const Session& session) {
-    session.out << "ublkctl " << kVersion << "\n";
+    session.out << session.program << " " << kVersion << "\n";
     return ExitCode::ok;
   });
+}
+
+// Of the options that may come before the command.
+bool takes_value(const std::string& word) {
+  for (const char* option : {"--socket", "--context", "--kubeconfig", "--namespace", "-n"})
+    if (word == option) return true;
+  return false;
 }
 
 ExitCode CommandLine::refuse(const std::vector<std::string>& arguments,
                              const std::string& why) const {
   std::string what = why;
-  std::string help = "ublkctl --help";
+  std::string help = program_ + " --help";
   // CLI11 says of a mistyped command only that one is missing.
   auto word = arguments.begin();
   while (word != arguments.end() && word->starts_with('-'))
-    word += *word == "--socket" && word + 1 != arguments.end() ? 2 : 1;  // it takes a value
+    word += takes_value(*word) && word + 1 != arguments.end() ? 2 : 1;
   if (!app_.get_subcommands().empty()) {
-    help = "ublkctl " + app_.get_subcommands().back()->get_name() + " --help";
+    help = program_ + " " + app_.get_subcommands().back()->get_name() + " --help";
   } else if (word != arguments.end()) {
     std::vector<std::string> names;
     for (const auto& [command, run] : commands_) names.push_back(command->get_name());
@@ -239,8 +279,38 @@ ExitCode CommandLine::refuse(const std::vector<std::string>& arguments,
     if (const std::string near = nearest(*word, names); !near.empty())
       what += " (did you mean '" + near + "'?)";
   }
-  environment_.err << "ublkctl: " << what << "\nSee '" << help << "'.\n";
+  environment_.err << program_ << ": " << what << "\nSee '" << help << "'.\n";
   return ExitCode::usage;
+}
+
+class CommandLine::Unreached final : public VolumeService {
+ public:
+  explicit Unreached(Error why) : why_(std::move(why)) {}
+  std::vector<Volume> list() override { return {}; }
+  Result<Volume> get(const std::string&) override { return why_; }
+  std::vector<VolumeEvent> events(const std::string&) override { return {}; }
+  Result<std::vector<std::string>> apply(const std::string&) override { return why_; }
+  Result<void> remove(const std::string&) override { return why_; }
+  Result<void> stop(const std::string&, bool, bool) override { return why_; }
+  Result<void> recover(const std::string&, bool) override { return why_; }
+  Result<void> pause(const std::string&, bool) override { return why_; }
+  nlohmann::json support_bundle() override { return nullptr; }
+  uint64_t watch(OnChange) override { return 0; }
+  void unwatch(uint64_t) override {}
+  Result<void> reachable() override { return why_; }
+
+ private:
+  const Error why_;
+};
+
+std::unique_ptr<VolumeService> CommandLine::connect(bool cluster) const {
+  if (!cluster) return environment_.connect(socket_);
+  auto service = environment_.connect_cluster(cluster_);
+  if (service) return std::move(*service);
+  // A missing kubeconfig is no missing volume, and some commands need no cluster.
+  Error why = std::move(service).error();
+  if (why.err == ENOENT) why.err = ENOTCONN;
+  return std::make_unique<Unreached>(std::move(why));
 }
 
 ExitCode CommandLine::run(const std::vector<std::string>& arguments) {
@@ -252,8 +322,12 @@ ExitCode CommandLine::run(const std::vector<std::string>& arguments) {
   } catch (const CLI::ParseError& error) {
     return refuse(arguments, error.what());
   }
-  const std::unique_ptr<VolumeService> service = environment_.connect(socket_);
-  const Session session{*service, environment_.in, environment_.out, environment_.err};
+  const bool named =
+      context_option_ != nullptr && (!context_option_->empty() || !kubeconfig_option_->empty());
+  const bool cluster = named || (environment_.plugin && socket_option_->empty());
+  const std::unique_ptr<VolumeService> service = connect(cluster);
+  const Session session{*service,         environment_.in, environment_.out,
+                        environment_.err, cluster,         program_};
   for (const auto& [command, run] : commands_) {
     if (command->parsed()) return run(session);
   }

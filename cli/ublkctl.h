@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/cluster_target.h"
 #include "cli/preflight.h"
 #include "common/localapi/service.h"
 
@@ -20,6 +21,10 @@ struct Environment {
   std::function<std::unique_ptr<VolumeService>(const std::string& socket)> connect;
   std::function<std::vector<PreflightCheck>()> preflight;
   std::function<nlohmann::json()> local_facts;
+  // The volumes of a cluster (--context, --kubeconfig; `kubectl ublk`); empty: there is no such thing.
+  std::function<Result<std::unique_ptr<VolumeService>>(const ClusterTarget& target)>
+      connect_cluster = {};
+  bool plugin = false;  // started by kubectl, as kubectl-ublk: a cluster's unless --socket is given
 };
 
 // `arguments` without the program's name. Returns the exit code (cli/exit_code.h).

@@ -28,10 +28,11 @@ ExitCode wait_for_one(const Session& session, const std::string& name, const Wai
     // A volume that never came is a wrong name rather than a slow one.
     if (!last) error.err = ENOENT;
     error.detail = "not " + options.wanted + " within " + options.timeout + ": " +
-                   target.explain(last) + "; see 'ublkctl " +
-                   (last ? "describe " + name + "'"
-                         : std::string("get', and 'ublkctl events' for manifests "
-                                       "that are not valid"));
+                   target.explain(last) + "; see '" + session.program + " " +
+                   (last              ? "describe " + name + "'"
+                    : session.cluster ? std::string("get'")
+                                      : std::string("get', and 'ublkctl events' for manifests that "
+                                                    "are not valid"));
   }
   return session.fail(error);
 }

@@ -12,8 +12,9 @@ namespace ublk_operator {
 namespace {
 
 const std::vector<std::string>& condition_types() {
-  static const std::vector<std::string> types{"Ready",     "InUse",  "NeedsRecreate", "Recoverable",
-                                              "SpecValid", "Paused", "BackendHealthy"};
+  static const std::vector<std::string> types{"Ready",          "InUse",     "NeedsRecreate",
+                                              "Recoverable",    "SpecValid", "Paused",
+                                              "BackendHealthy", "Bound",     "DeviceRemoved"};
   return types;
 }
 

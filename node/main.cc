@@ -32,6 +32,7 @@
 #include "node/agent/folder_source.h"
 #include "node/cluster/cluster_link.h"
 #include "node/cluster/node_facts.h"
+#include "node/cluster/pool_probes.h"
 #include "node/spawner/daemon.h"
 #include "node/spawner/spawner.h"
 #include "node/telemetry/node_metrics.h"
@@ -82,14 +83,11 @@ std::string sibling(const std::string& program) {
   return self.substr(0, self.rfind('/') + 1) + program;
 }
 
-Result<void> parse_pools(const std::vector<std::string>& texts,
-                         std::map<std::string, std::string>& pools) {
+Result<void> parse_pools(const std::vector<std::string>& texts, Pools& pools) {
   for (const auto& text : texts) {
-    const size_t equals = text.find('=');
-    if (equals == std::string::npos || equals == 0 || equals + 1 >= text.size() ||
-        text[equals + 1] != '/')
-      return Error{EINVAL, "parse", "--pool " + text, "expected NAME=/absolute/folder"};
-    pools[text.substr(0, equals)] = text.substr(equals + 1);
+    auto parsed = parse_pool(text);
+    if (!parsed) return std::move(parsed).error();
+    pools[parsed->first] = std::move(parsed->second);
   }
   return {};
 }
@@ -130,9 +128,8 @@ Result<std::unique_ptr<ClusterLink>> make_cluster_link(const NodeOptions& option
   link.namespace_name =
       cluster.namespace_name.empty() ? config->namespace_name : cluster.namespace_name;
   link.holder = cluster.holder.empty() ? link.node_name : cluster.holder;
-  link.node_facts = [pools = options.agent.pools] {
-    return node_status(look(), look_at_pools(pools), UBLK_VERSION);
-  };
+  const auto pools = std::make_shared<PoolProbes>(options.agent.pools, "/proc/self/exe");
+  link.node_facts = [pools] { return node_status(look(), pools->look(), UBLK_VERSION); };
   log->info("operation=start source={} node={}", config->server, link.node_name);
   return std::make_unique<ClusterLink>(std::move(*transport), std::move(link), log);
 }
@@ -188,13 +185,20 @@ int run_agent(NodeOptions& options, bool with_spawner) {
     };
   }
   Telemetry telemetry;
+  options.agent.on_failure = [&telemetry](const std::string& reason) {
+    NodeMetrics::count_failure(telemetry.registry, reason);
+  };
   options.agent.on_ready = [&telemetry, logger = *log] {
     telemetry.ready = true;
     if (auto told = sd_notify("READY=1"); !told)
       logger->warn("operation=sd_notify error=\"{}\"", told.error().to_string());
   };
-  if (options.load_driver)
-    if (auto loaded = load_driver(); !loaded) return fail(loaded.error());
+  if (options.load_driver) {
+    auto loaded = load_driver();
+    // In a cluster the node says so itself, and goes on when somebody loads it.
+    if (!loaded && !options.cluster.used) return fail(loaded.error());
+    if (!loaded) (*log)->warn("operation=load_driver error=\"{}\"", loaded.error().to_string());
+  }
   std::unique_ptr<ClusterLink> link;  // outlives the agent, whose source of volumes it has
   if (options.cluster.used) {
     auto made = make_cluster_link(options, *log);
@@ -204,6 +208,8 @@ int run_agent(NodeOptions& options, bool with_spawner) {
     options.agent.open_source = [&link]() -> Result<std::unique_ptr<VolumeSource>> {
       return link->source();
     };
+    options.agent.await_driver = true;
+    options.agent.on_driver = [&link] { link->node_changed(); };
   }
   if (options.wait) options.agent.wait_fd = stop->get();
   auto agent = Agent::create(options.agent, *log);
@@ -294,7 +300,8 @@ void add_agent_options(CLI::App& command, NodeOptions& options) {
   command.add_option("--volumes", agent.volumes_dir, "folder of UblkVolume manifests")
       ->capture_default_str();
   command.add_option("--pool", options.pools,
-                     "NAME=/folder: where backend.file.pool NAME lies (repeatable)");
+                     "NAME=/folder[,require-mount]: where backend.file.pool NAME lies; with "
+                     "require-mount no file is made there while it is no mount point (repeatable)");
   command.add_option("--state", agent.state_dir, "folder for what must survive a reboot")
       ->capture_default_str();
   command.add_option("--run", agent.run_dir, "folder for what ends with the boot")

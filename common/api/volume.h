@@ -12,6 +12,8 @@
 #include <variant>
 #include <vector>
 
+#include "common/api/io_latency.h"
+
 namespace ublk_operator {
 
 inline constexpr const char* kApiVersion = "ublk.dev/v1alpha1";
@@ -129,6 +131,7 @@ struct IoCounters {  // of the present server; one entry an operation: "read", "
   uint64_t operations = 0;
   uint64_t bytes = 0;
   uint64_t errors = 0;
+  IoLatency latency = {};  // in no manifest: for metrics only
   friend bool operator==(const IoCounters&, const IoCounters&) = default;
 };
 
@@ -143,6 +146,9 @@ struct VolumeStatus {
   uint64_t lease_generation = 0;
   uint64_t recovery_count = 0;
   std::optional<std::chrono::microseconds> last_recovery_duration;
+  // Of that, since the kernel had let go of the device and the next server was let in. In no
+  // manifest: for metrics only.
+  std::optional<std::chrono::microseconds> last_recovery_work;
   std::string last_recovery_reason;  // "ServerKilled (signal 9)"
   std::string last_recovery_time;    // RFC 3339
   uint64_t size_bytes = 0;           // of the device as it is

@@ -71,6 +71,9 @@ double Counter::value() const { return series_->Value(); }
 void Gauge::set(double value) const { series_->Set(value); }
 double Gauge::value() const { return series_->Value(); }
 void Histogram::observe(double value) const { series_->Observe(value); }
+void Histogram::observe_many(const std::vector<double>& counts, double sum) const {
+  series_->ObserveMultiple(counts, sum);
+}
 
 Registry::Registry() : impl_(std::make_unique<Impl>()) {}
 Registry::~Registry() = default;

@@ -45,6 +45,8 @@ class Gauge {
 class Histogram {
  public:
   void observe(double value) const;
+  // What was counted elsewhere: one number a bucket, the one above all bounds included.
+  void observe_many(const std::vector<double>& counts, double sum) const;
 
  private:
   friend class Registry;

@@ -33,6 +33,18 @@ TEST(MetricsTest, AHistogramCountsIntoItsBuckets) {
   EXPECT_THAT(text, HasSubstr("ublk_pause_seconds_bucket{le=\"+Inf\"} 3\n"));
 }
 
+TEST(MetricsTest, AHistogramTakesWhatWasCountedElsewhere) {
+  Registry registry;
+  const auto latency = registry.histogram("ublk_latency_seconds", "Latency.", {0.1, 1});
+  latency.observe_many({2, 0, 1}, 7.5);
+  latency.observe_many({1, 1, 0}, 0.5);
+  const std::string text = registry.text();
+  EXPECT_THAT(text, HasSubstr("ublk_latency_seconds_count 5\n"));
+  EXPECT_THAT(text, HasSubstr("ublk_latency_seconds_sum 8\n"));
+  EXPECT_THAT(text, HasSubstr("ublk_latency_seconds_bucket{le=\"0.1\"} 3\n"));
+  EXPECT_THAT(text, HasSubstr("ublk_latency_seconds_bucket{le=\"1\"} 4\n"));
+}
+
 TEST(MetricsTest, WhatIsOnlyKnownByLookingIsLookedAtForEachText) {
   Registry registry;
   const auto age = registry.gauge("ublk_age_seconds", "Age.");

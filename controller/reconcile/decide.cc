@@ -150,6 +150,7 @@ Decision decide_now(const Desired& want, const Observed& seen) {
 
   switch (seen.device) {
     case Device::absent:
+      if (!seen.driver_there) return wait_for_event(Why::driver_missing);
       if (!seen.mode_supported) return wait_for_event(Why::unsupported_by_kernel);
       if (!seen.backend_ready) return wait_at_most(Why::backend_unavailable, usage_recheck);
       if (seen.retry_in.count() > 0) return wait_at_most(Why::back_off, seen.retry_in);
@@ -245,6 +246,8 @@ const char* to_string(Why why) {
       return "Stopped";
     case Why::removed:
       return "Removing";
+    case Why::driver_missing:
+      return "DriverMissing";
     case Why::unsupported_by_kernel:
       return "UnsupportedByKernel";
     case Why::backend_unavailable:

@@ -60,6 +60,7 @@ struct Observed {
   Device device = Device::absent;
   Server server = Server::none;
   Usage usage = Usage::unknown;
+  bool driver_there = true;          // without it there is no device, and none can be made
   bool mode_supported = true;        // this kernel can do the wanted mode
   bool backend_ready = true;         // backend is there, ours, and has the right size
   bool recreate_wanted = false;      // the spec asks for what needs a new device
@@ -100,6 +101,7 @@ enum class Why {
   paused,
   stopped,  // wanted: not running
   removed,  // wanted: gone
+  driver_missing,
   unsupported_by_kernel,
   backend_unavailable,
   back_off,

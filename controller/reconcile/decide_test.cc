@@ -135,6 +135,17 @@ TEST(DecideTest, AModeTheKernelLacksIsSaidAndNothingIsMade) {
             (Decision{Act::wait, Why::unsupported_by_kernel, std::nullopt}));
 }
 
+TEST(DecideTest, WithoutTheDriverNothingIsMadeAndWhatIsToGoGoes) {
+  Observed seen;
+  seen.driver_there = false;
+  EXPECT_EQ(decide(Desired{}, seen), (Decision{Act::wait, Why::driver_missing, std::nullopt}));
+  Desired gone;
+  gone.present = false;
+  EXPECT_EQ(decide(gone, seen).act, Act::forget);
+  gone.delete_backend = true;
+  EXPECT_EQ(decide(gone, seen).act, Act::delete_backend);
+}
+
 TEST(DecideTest, ARecoveryWaitsForItsBackend) {
   Observed seen;
   seen.device = Device::quiesced;

@@ -23,6 +23,8 @@ namespace {
 
 constexpr auto stats_timeout = 500ms;
 constexpr auto stop_timeout = 30s;
+constexpr auto driver_retry = 1s;  // its node is there, and it did not answer
+constexpr const char* control_name = "ublk-control";
 
 std::string machine_id() {
   auto text = read_file("/etc/machine-id", 128);
@@ -49,6 +51,7 @@ Agent::Agent(AgentOptions options, Logger log)
 
 Agent::~Agent() {
   program_watch_.reset();
+  driver_watch_.reset();
   std::map<std::string, std::shared_ptr<VolumeWorker>> workers;
   {
     const std::scoped_lock lock(workers_mutex_);
@@ -63,12 +66,13 @@ Result<void> Agent::open() {
   auto store = StateStore::open(options_.state_dir, options_.run_dir, options_.wait_fd);
   if (!store) return std::move(store).error();
   store_ = std::move(*store);
-  auto control = options_.open_control();
-  if (!control) return std::move(control).error();
-  auto features = (*control)->features({limits::command_deadline, -1});
-  // Not knowing them would make every volume one of the oldest kernel's. ENOTSUP: before Linux 6.5.
-  if (!features && features.err() != EOPNOTSUPP && features.err() != EINVAL)
-    return std::move(features).error();
+  if (auto found = look_for_driver(); !found) {
+    const std::string control = options_.paths.dev_dir + "/" + control_name;
+    const std::string sysfs = options_.paths.sys_dir + "/class/misc/" + control_name;
+    if (!options_.await_driver || !driver_missing(control, sysfs)) return found;
+    events_.record("", true, "DriverMissing",
+                   found.error().to_string() + "; waiting for the driver to be loaded");
+  }
   auto hub = WatchHub::create();
   if (!hub) return std::move(hub).error();
   watches_ = std::move(*hub);
@@ -85,14 +89,68 @@ Result<void> Agent::open() {
       log_, [this] { wake_all(false); });
   context_ = std::make_unique<WorkerContext>(
       WorkerContext{options_.paths, *store_, *backends_, *pool_, *watches_, events_, *disposable_,
-                    hooks_, log_, *id, features ? *features : 0, options_.open_control,
+                    hooks_, log_, *id, driver_, options_.open_control, options_.on_failure,
                     [this](const std::string& name, std::optional<Volume> volume) {
                       publish(name, std::move(volume));
                     }});
   return {};
 }
 
+Result<void> Agent::look_for_driver() {
+  auto control = options_.open_control();
+  if (!control) return std::move(control).error();
+  auto features = (*control)->features({limits::command_deadline, -1});
+  // Not knowing them would make every volume one of the oldest kernel's. ENOTSUP: before Linux 6.5.
+  if (!features && features.err() != EOPNOTSUPP && features.err() != EINVAL)
+    return std::move(features).error();
+  driver_.found(features ? *features : 0);
+  return {};
+}
+
+Result<void> Agent::watch_for_driver() {
+  auto watch = watches_->watch(options_.paths.dev_dir, IN_CREATE | IN_MOVED_TO | IN_ATTRIB,
+                               [this](uint32_t, const std::string& name) {
+                                 if (name == control_name) driver_event_.signal();
+                               });
+  if (!watch) return std::move(watch).error();
+  driver_watch_ = std::move(*watch);
+  driver_event_.signal();  // it may have come before the watch
+  return {};
+}
+
+// False: its node is there, but it is not to be had yet.
+bool Agent::driver_came() {
+  driver_event_.drain();
+  if (driver_.there()) return true;
+  if (auto found = look_for_driver(); !found) {
+    if (found.err() == ENOENT) return true;
+    log_->warn("operation=look_for_driver error=\"{}\" retry=true", found.error().to_string());
+    return false;
+  }
+  driver_watch_.reset();
+  events_.record("", false, "DriverFound", "the ublk driver is there: volumes are made now");
+  if (options_.on_driver) options_.on_driver();
+  wake_all(true);
+  return true;
+}
+
 Result<void> Agent::adopt_last_life() {
+  if (driver_.there())
+    if (auto found = find_devices(); !found) return found;
+  auto loaded = store_->load();
+  if (!loaded) return std::move(loaded).error();
+  for (const auto& broken : loaded->broken)
+    events_.record("", true, "StateBroken",
+                   broken.path + " was moved aside: " + broken.error.to_string());
+  // Before any worker opens anything: what a volume had is its own, whoever asks first.
+  for (const auto& [name, backend] : store_->leased_backends()) backends_->reserve(name, backend);
+  for (const auto& record : loaded->volumes)
+    if (record.backend) backends_->reserve(record.volume.metadata.name, *record.backend);
+  for (auto& record : loaded->volumes) add_worker(std::move(record));
+  return {};
+}
+
+Result<void> Agent::find_devices() {
   auto control = options_.open_control();
   if (!control) return std::move(control).error();
   auto ids = (*control)->list();
@@ -105,16 +163,6 @@ Result<void> Agent::adopt_last_life() {
     // Not knowing a device that exists would make a second one of its volume.
     if (!info && info.err() != ENODEV) return std::move(info).error();
   }
-  auto loaded = store_->load();
-  if (!loaded) return std::move(loaded).error();
-  for (const auto& broken : loaded->broken)
-    events_.record("", true, "StateBroken",
-                   broken.path + " was moved aside: " + broken.error.to_string());
-  // Before any worker opens anything: what a volume had is its own, whoever asks first.
-  for (const auto& [name, backend] : store_->leased_backends()) backends_->reserve(name, backend);
-  for (const auto& record : loaded->volumes)
-    if (record.backend) backends_->reserve(record.volume.metadata.name, *record.backend);
-  for (auto& record : loaded->volumes) add_worker(std::move(record));
   return {};
 }
 
@@ -161,15 +209,24 @@ Result<void> Agent::run(int stop_fd) {
         wake_all(true);
       });
   if (program) program_watch_ = std::move(*program);
+  if (!driver_.there())
+    if (auto watched = watch_for_driver(); !watched) return watched;
   if (options_.on_ready) options_.on_ready();
 
+  bool retry_driver = false;
   while (true) {
-    pollfd fds[3] = {{stop_fd, POLLIN, 0}, {source_->fd(), POLLIN, 0}, {wake_.fd(), POLLIN, 0}};
-    if (::poll(fds, 3, -1) < 0) {
+    pollfd fds[4] = {{stop_fd, POLLIN, 0},
+                     {source_->fd(), POLLIN, 0},
+                     {wake_.fd(), POLLIN, 0},
+                     {driver_event_.fd(), POLLIN, 0}};
+    const auto limit = std::chrono::milliseconds(driver_retry).count();
+    const int ready = ::poll(fds, 4, retry_driver ? static_cast<int>(limit) : -1);
+    if (ready < 0) {
       if (errno == EINTR) continue;
       return errno_error("poll", "agent");
     }
     if (fds[0].revents != 0) return {};
+    if (fds[3].revents != 0 || (ready == 0 && retry_driver)) retry_driver = !driver_came();
     if (fds[2].revents != 0) {
       wake_.drain();
       reap_finished();
@@ -465,16 +522,18 @@ Result<void> Agent::pause(const std::string& name, bool paused) {
 
 nlohmann::json Agent::support_bundle() {
   nlohmann::json bundle;
+  nlohmann::json pools = nlohmann::json::object();
+  for (const auto& [name, pool] : options_.pools) pools[name] = pool.path;
   utsname kernel{};
   ::uname(&kernel);
   bundle["kernel"] = std::string(kernel.release) + " " + kernel.version;
-  bundle["kernelFeatures"] = flags_to_string(context_->kernel_features);
+  bundle["kernelFeatures"] = flags_to_string(driver_.features());
   bundle["time"] = format_now();
   bundle["options"] = {{"volumesDir", options_.open_source ? "" : options_.volumes_dir},
                        {"stateDir", options_.state_dir},
                        {"spawnerSocket", options_.spawner_socket},
                        {"serverProgram", options_.server_program},
-                       {"pools", options_.pools}};
+                       {"pools", std::move(pools)}};
   bundle["spawnerConnected"] = pool_->connected();
   bundle["volumes"] = nlohmann::json::array();
   for (const auto& volume : list()) {

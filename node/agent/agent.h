@@ -28,7 +28,7 @@ struct AgentOptions {
   std::string run_dir = "/run/ublk-operator";
   std::string spawner_socket = "/run/ublk-operator/spawner.sock";
   std::string server_program;  // absolute path of ublk-server
-  std::map<std::string, std::string> pools{{"default", "/var/lib/ublk-operator/pool"}};
+  Pools pools{{"default", Pool("/var/lib/ublk-operator/pool")}};
   unsigned standby_count = 1;
   // Another agent of this state folder is waited for, until this is readable, instead of an error.
   std::optional<int> wait_fd;
@@ -36,7 +36,11 @@ struct AgentOptions {
   NodePaths paths;
   std::function<Result<void>()> start_spawner;  // `ublk-node run`
   EventLog::Listener on_event;
+  std::function<void(const std::string& reason)> on_failure;  // any thread; quick
   std::function<void()> on_ready;  // all volumes of the last life are known again
+  // A kernel without the driver is no error: the volumes wait, and say so, until it is loaded.
+  bool await_driver = false;
+  std::function<void()> on_driver;  // it came
   // Each worker opens its own. A fake here is one that passes tests/contract.
   std::function<Result<std::unique_ptr<ControlDevice>>()> open_control = open_control_device;
   // How long the start waits for the spawner, which alone knows the servers of the last life.
@@ -46,7 +50,7 @@ struct AgentOptions {
 class Agent : public VolumeService {
  public:
   // EWOULDBLOCK: another agent runs on this state folder; ECANCELED: see wait_fd; ENOENT and others: the control device
-  // cannot be opened.
+  // cannot be opened (see await_driver).
   [[nodiscard]] static Result<std::unique_ptr<Agent>> create(AgentOptions options, Logger log);
   ~Agent() override;
 
@@ -68,7 +72,11 @@ class Agent : public VolumeService {
  private:
   Agent(AgentOptions options, Logger log);
   [[nodiscard]] Result<void> open();
+  [[nodiscard]] Result<void> look_for_driver();
+  [[nodiscard]] Result<void> watch_for_driver();
+  [[nodiscard]] bool driver_came();
   [[nodiscard]] Result<void> adopt_last_life();
+  [[nodiscard]] Result<void> find_devices();
   void scan_source();
   [[nodiscard]] VolumeRecord new_record(const std::string& name, const std::string& uid) const;
   void apply_view(const SourceView& view);
@@ -90,6 +98,9 @@ class Agent : public VolumeService {
   std::unique_ptr<ServerPool> pool_;
   std::unique_ptr<WorkerContext> context_;
   WatchHub::Watch program_watch_;
+  KnownDriver driver_;
+  EventFd driver_event_ = EventFd::must_create();  // something happened to its node
+  WatchHub::Watch driver_watch_;
   std::map<uint64_t, std::vector<DeviceId>> devices_by_identity_;  // as found at start
   std::set<std::string> reported_;  // problems of the last scan, said once
 

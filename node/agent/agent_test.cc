@@ -174,7 +174,7 @@ class WholeAgentTest : public TempDirTest {
     options.run_dir = dir_ + "/run";
     options.spawner_socket = dir_ + "/spawner.sock";
     options.server_program = dir_ + "/ublk-server";
-    options.pools = {{"default", dir_ + "/pool"}};
+    options.pools = {{"default", Pool(dir_ + "/pool")}};
     options.paths.dev_dir = dir_ + "/dev";
     options.paths.by_name_dir = dir_ + "/by-name";
     options.paths.udev_dir = dir_ + "/udev";
@@ -182,6 +182,7 @@ class WholeAgentTest : public TempDirTest {
       return kernel_.open_control();
     };
     options.spawner_patience = 0ms;
+    adjust(options);
     auto agent = Agent::create(std::move(options), null_logger());
     ASSERT_TRUE(agent.ok()) << agent.error().to_string();
     agent_ = std::move(*agent);
@@ -193,6 +194,7 @@ class WholeAgentTest : public TempDirTest {
     agent_.reset();
     TempDirTest::TearDown();
   }
+  virtual void adjust(AgentOptions& /*options*/) {}
   void apply(const std::string& name, const std::string& spec) const {
     std::ofstream(dir_ + "/volumes/" + name + ".yaml")
         << "apiVersion: ublk.dev/v1alpha1\nkind: UblkVolume\nmetadata: {name: " << name
@@ -226,6 +228,59 @@ TEST_F(WholeAgentTest, WhatAWatchSaysIsGoneIsGoneForWhoeverAsksThen) {
   ASSERT_TRUE(gone.wait_for("vol"));
   EXPECT_EQ(found, ENOENT);
   agent_->unwatch(watch);
+}
+
+// The kernel's driver is not loaded yet.
+class DriverlessAgentTest : public WholeAgentTest {
+ protected:
+  void adjust(AgentOptions& options) override {
+    std::filesystem::create_directories(dir_ + "/dev");
+    std::filesystem::create_directories(dir_ + "/pool");
+    options.paths.sys_dir = dir_ + "/sys";
+    options.await_driver = true;
+    options.on_driver = [this] { seen_.add("driver"); };
+    options.on_ready = [this] { seen_.add("ready"); };
+    options.open_control = [this]() -> Result<std::unique_ptr<ControlDevice>> {
+      if (!std::filesystem::exists(dir_ + "/dev/ublk-control"))
+        return Error{ENOENT, "open", "ublk-control", ""};
+      return kernel_.open_control();
+    };
+  }
+  uint64_t watch() {
+    return agent_->watch([this](const std::string& name, const std::optional<Volume>& volume) {
+      if (!volume) return seen_.add(name + " gone");
+      const auto* ready = find_condition(volume->status.conditions, "Ready");
+      if (ready != nullptr) seen_.add(name + " " + ready->reason);
+      if (volume->status.device_id) seen_.add(name + " made");
+    });
+  }
+  static std::string spec(const std::string& file) {
+    return "{size: 4Mi, reclaimPolicy: Delete, backend: {file: {pool: default, path: " + file +
+           "}}}";
+  }
+  Seen seen_;
+};
+
+TEST_F(DriverlessAgentTest, VolumesWaitForTheDriverAndAreMadeWhenItComes) {
+  EXPECT_TRUE(seen_.wait_for("ready")) << "it does all that it can";
+  const uint64_t watched = watch();
+  apply("vol", spec("vol.img"));
+  EXPECT_TRUE(seen_.wait_for("vol DriverMissing"));
+  EXPECT_FALSE(std::filesystem::exists(dir_ + "/pool/vol.img")) << "nothing is made of it yet";
+  touch("dev/ublk-control");
+  EXPECT_TRUE(seen_.wait_for("driver"));
+  EXPECT_TRUE(seen_.wait_for("vol made"));
+  EXPECT_TRUE(std::filesystem::exists(dir_ + "/pool/vol.img"));
+  agent_->unwatch(watched);
+}
+
+TEST_F(DriverlessAgentTest, AVolumeThatIsDeletedGoesWithoutTheDriver) {
+  const uint64_t watched = watch();
+  apply("vol", spec("vol.img"));
+  EXPECT_TRUE(seen_.wait_for("vol DriverMissing"));
+  remove("vol");
+  EXPECT_TRUE(seen_.wait_for("vol gone"));
+  agent_->unwatch(watched);
 }
 
 }  // namespace

@@ -48,7 +48,7 @@ struct Place {
   }
 };
 
-Result<Place> locate(const std::map<std::string, std::string>& pools, const FileBackendSpec& spec) {
+Result<Place> locate(const Pools& pools, const FileBackendSpec& spec) {
   const auto pool = pools.find(spec.pool);
   if (pool == pools.end()) {
     std::vector<std::string> known;
@@ -58,16 +58,16 @@ Result<Place> locate(const std::map<std::string, std::string>& pools, const File
                  "this node has no such pool; it has: " +
                      (known.empty() ? std::string("none") : join(known, ", "))};
   }
-  const std::string object = pool->second + "/" + spec.path;
+  const std::string object = pool->second.path + "/" + spec.path;
   if (spec.path.starts_with('/'))
     return Error{EXDEV, "open_backend", spec.path,
-                 "spec.backend.file.path is relative to pool '" + spec.pool + "' (" + pool->second +
-                     "): leave out what stands before it"};
+                 "spec.backend.file.path is relative to pool '" + spec.pool + "' (" +
+                     pool->second.path + "): leave out what stands before it"};
   if (spec.path.find('\0') != std::string::npos)
     return Error{EINVAL, "open_backend", object, "the path holds a NUL character"};
   if (spec.path.empty() || spec.path.ends_with('/'))
     return Error{EISDIR, "open_backend", object, "spec.backend.file.path must name a file"};
-  Place place{spec.pool, pool->second, {}};
+  Place place{spec.pool, pool->second.path, {}};
   for (const std::string_view part : split(spec.path, '/')) {
     if (part == "..")
       return Error{EXDEV, "open_backend", object,
@@ -395,7 +395,16 @@ Result<OpenBackend> OpenBackend::duplicate() const {
   return copy;
 }
 
-BackendStore::BackendStore(std::map<std::string, std::string> pools) : pools_(std::move(pools)) {}
+BackendStore::BackendStore(Pools pools, std::string mounts)
+    : pools_(std::move(pools)), mounts_(std::move(mounts)) {}
+
+Result<void> BackendStore::require_mounted(const std::string& name, const UniqueFd& folder) const {
+  auto mounted = check_mounted(pools_.at(name), folder.get(), mounts_);
+  if (mounted) return {};
+  Error error = std::move(mounted).error();
+  error.object = "pool " + name + " (" + error.object + ")";
+  return error;
+}
 
 void BackendStore::reserve(const std::string& volume, const BackendIdentity& identity) {
   const std::lock_guard lock(mutex_);
@@ -440,6 +449,9 @@ Result<OpenBackend> BackendStore::open_file_backend(const std::string& volume,
   if (!place) return place.error();
   auto pool = open_pool(*place);
   if (!pool) return pool.error();
+  // What a volume had is known again whatever lies there; a new one would be made of anything.
+  if (!known && !must_exist)
+    if (auto mounted = require_mounted(place->pool, *pool); !mounted) return mounted.error();
 
   const int flags = (spec.read_only ? O_RDONLY : O_RDWR) | (wanted->direct_io ? O_DIRECT : 0);
   File file;
@@ -550,6 +562,8 @@ Result<void> BackendStore::remove(const std::string& volume, const VolumeSpec& s
   if (!place) return place.error();
   auto pool = open_pool(*place);
   if (!pool) return pool.error();
+  // Or a file that is only not to be seen would be taken for removed.
+  if (auto mounted = require_mounted(place->pool, *pool); !mounted) return mounted;
   // The folder is held open, so that the file looked at and the one removed lie in the same.
   std::string above = ".";
   for (size_t i = 0; i + 1 < place->parts.size(); ++i) above += "/" + place->parts[i];

@@ -7,7 +7,8 @@
 //          regular file, or the file system lacks direct I/O; EOPNOTSUPP: it cannot allocate
 //          (Thick); EFBIG: the file is larger than the size asked for (data would be cut off);
 //          ESTALE: another file lies there now than the one this volume had, or it was cut; EBUSY:
-//          the file belongs to another volume of this node. Each detail says what to do.
+//          the file belongs to another volume of this node; ENOMEDIUM: the pool must be a mount
+//          point and is none, so no file is made or removed there. Each detail says what to do.
 // Threads  any; a slow open (mkdir, fallocate, fsync) of one volume holds up no other.
 #pragma once
 #include <cstdint>
@@ -23,6 +24,7 @@
 #include "common/base/result.h"
 #include "common/base/unique_fd.h"
 #include "nlohmann/json.hpp"
+#include "node/agent/pool.h"
 #include "node/agent/state_store.h"
 
 namespace ublk_operator {
@@ -43,7 +45,8 @@ struct OpenBackend {
 class BackendStore {
  public:
   // `pools`: name to absolute folder. A folder need not exist yet; it is looked up at each open.
-  explicit BackendStore(std::map<std::string, std::string> pools);
+  // `mounts`: see node/agent/pool.h.
+  explicit BackendStore(Pools pools, std::string mounts = machine_mounts);
 
   // Opens the volume's backend, making it when it is not there and `known` is empty (a new volume):
   // sub-folders, file, size (Thin: sparse; Thick: allocated). An existing file with data is taken
@@ -82,8 +85,10 @@ class BackendStore {
                                                       const std::optional<BackendIdentity>& known,
                                                       bool must_exist);
   void unclaim(const FileKey& key);
+  [[nodiscard]] Result<void> require_mounted(const std::string& name, const UniqueFd& folder) const;
 
-  const std::map<std::string, std::string> pools_;
+  const Pools pools_;
+  const std::string mounts_;
   std::mutex mutex_;  // guards owners_ alone: no system call is made under it
   std::map<FileKey, std::string> owners_;
   std::map<std::string, BackendIdentity> reserved_;  // by volume

@@ -29,8 +29,10 @@ class BackendStoreTest : public ::testing::Test {
     ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
     dir_ = pattern;
     std::filesystem::create_directory(pool());
-    store_ = std::make_unique<BackendStore>(
-        std::map<std::string, std::string>{{"default", pool()}, {"fast", dir_ + "/unmounted"}});
+    store_ = std::make_unique<BackendStore>(Pools{{"default", Pool(pool())},
+                                                  {"fast", Pool(dir_ + "/unmounted")},
+                                                  {"disk", Pool(dir_ + "/disk", true)}},
+                                            "/proc/self/mountinfo");
   }
   void TearDown() override { std::filesystem::remove_all(dir_); }
 
@@ -135,7 +137,7 @@ TEST_F(BackendStoreTest, AnUnknownPoolNamesTheKnownOnes) {
   file_of(spec).pool = "fats";
   const auto backend = store_->open("a", spec, std::nullopt);
   ASSERT_EQ(backend.err(), ENOENT);
-  EXPECT_NE(backend.error().detail.find("default, fast"), std::string::npos)
+  EXPECT_NE(backend.error().detail.find("default, disk, fast"), std::string::npos)
       << backend.error().to_string();
 }
 
@@ -205,7 +207,7 @@ TEST_F(BackendStoreTest, OneFileBelongsToOneVolumeUntilItIsReleased) {
 
 TEST_F(BackendStoreTest, AFileReservedForItsVolumeIsNobodyElsesWhoeverComesFirst) {
   const auto identity = store_->open("first", spec_of("a.img"), std::nullopt)->identity;
-  BackendStore next_life({{"default", pool()}});
+  BackendStore next_life({{"default", Pool(pool())}});
   next_life.reserve("first", *identity);
   const auto second = next_life.open("second", spec_of("a.img"), std::nullopt);
   ASSERT_EQ(second.err(), EBUSY);
@@ -424,6 +426,24 @@ TEST_F(BackendStoreTest, HolesCanBePunchedWhereTheFileSystemSaysSo) {
     if (!backend) return 1;
     if (size_of(in_pool("a.img")) != mib) return 2;
     return backend->discard_granularity_bytes == 4096 ? 0 : 3;
+  });
+  if (result == 77) GTEST_SKIP() << "needs root for a private mount namespace";
+  EXPECT_EQ(result, 0);
+}
+
+TEST_F(BackendStoreTest, APoolThatMustBeAMountTakesNoNewFileWhileItIsNone) {
+  std::filesystem::create_directory(dir_ + "/disk");
+  VolumeSpec spec = spec_of("a.img");
+  file_of(spec).pool = "disk";
+  const auto refused = store_->open("a", spec, std::nullopt);
+  ASSERT_EQ(refused.err(), ENOMEDIUM);
+  EXPECT_NE(refused.error().to_string().find("pool disk"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(dir_ + "/disk/a.img"));
+  EXPECT_EQ(store_->remove("a", spec, BackendIdentity{1, 2, 3, mib}).err(), ENOMEDIUM)
+      << "what cannot be seen is not removed";
+  const int result = in_private_mounts([&] {
+    if (::mount("tmpfs", (dir_ + "/disk").c_str(), "tmpfs", 0, nullptr) < 0) return 77;
+    return store_->open("a", spec, std::nullopt).ok() ? 0 : 1;
   });
   if (result == 77) GTEST_SKIP() << "needs root for a private mount namespace";
   EXPECT_EQ(result, 0);

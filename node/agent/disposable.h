@@ -21,7 +21,7 @@ struct DisposableResult {
 class Disposable {
  public:
   virtual ~Disposable() = default;
-  // arguments: {"stop", "3"}; see node/agent/helper.h for what there is.
+  // arguments: {"stop", "3"}; see run_helper() for what there is.
   [[nodiscard]] virtual Result<DisposableResult> run(const std::vector<std::string>& arguments,
                                                      std::chrono::milliseconds timeout) = 0;
 };
@@ -32,6 +32,7 @@ class Disposable {
 // The other side: executes one command and returns the exit status (an errno, 0 for success).
 // Prints a message.
 //   stop N | try-stop N | delete N | delete-async N | users N
+//   pool FOLDER [require-mount]   prints "CAPACITY FREE", in bytes
 [[nodiscard]] int run_helper(const std::vector<std::string>& arguments);
 
 }  // namespace ublk_operator

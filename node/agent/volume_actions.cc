@@ -54,7 +54,7 @@ Geometry VolumeWorker::wanted_geometry(const OpenBackend& backend) const {
 }
 
 void VolumeWorker::add_device() {
-  const auto flags = flags_for(record_.volume.spec.recovery.mode, context_.kernel_features);
+  const auto flags = flags_for(record_.volume.spec.recovery.mode, context_.driver.features());
   if (!flags || !backend_) return;
   AddRequest request;
   request.flags = *flags;
@@ -73,6 +73,7 @@ void VolumeWorker::add_device() {
   }
 
   device_ = *added;
+  if (lost_at_ && !let_in_at_) let_in_at_ = Clock::now();
   lease_.device = added->id;
   lease_.step = LeaseStep::none;
   lease_.recovery_begun = false;
@@ -290,7 +291,7 @@ void VolumeWorker::start_device() {
 void VolumeWorker::set_up_disk() {
   // 6.12 notices a server that died with every tag in its hands only when a request times out
   // (ublk_timeout).
-  if ((context_.kernel_features & flags::user_recovery_fail_io) == 0) {
+  if ((context_.driver.features() & flags::user_recovery_fail_io) == 0) {
     const std::string path = "/sys/block/ublkb" + std::to_string(device_->id) + "/queue/io_timeout";
     const UniqueFd timeout(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
     if (timeout.valid())
@@ -304,6 +305,7 @@ void VolumeWorker::set_up_disk() {
 void VolumeWorker::begin_recovery() {
   auto begun = control_->begin_recovery(device_->id, {limits::command_deadline, -1});
   if (begun) {
+    if (!let_in_at_) let_in_at_ = Clock::now();
     stale_mapping_ = false;
     half_way_held_since_.reset();
     lease_.step = LeaseStep::released;
@@ -380,6 +382,9 @@ void VolumeWorker::serving(bool recovered) {
     explain_death(true);
     ++record_.recovery_count;
     record_.last_recovery_us = pause.count();
+    last_recovery_work_ =
+        let_in_at_ ? std::chrono::duration_cast<std::chrono::microseconds>(now - *let_in_at_)
+                   : pause;
     record_.last_recovery_reason = lost_how_;
     record_.last_recovery_time = format_now();
     event(false, "Recovered",
@@ -397,6 +402,7 @@ void VolumeWorker::serving(bool recovered) {
 
 void VolumeWorker::forget_loss() {
   lost_at_.reset();
+  let_in_at_.reset();
   lost_how_.clear();
 }
 
@@ -469,7 +475,7 @@ void VolumeWorker::explain_death(bool last_chance) {
 // Kernels before UBLK_F_QUIESCE/FAIL_IO reset the device in START_USER_RECOVERY itself, so it
 // cannot be repeated.
 bool VolumeWorker::recovery_needs_start_once() const {
-  return (context_.kernel_features & flags::user_recovery_fail_io) == 0;
+  return (context_.driver.features() & flags::user_recovery_fail_io) == 0;
 }
 
 void VolumeWorker::drop_server() {
@@ -496,7 +502,7 @@ void VolumeWorker::poke_release() {
 }
 
 void VolumeWorker::check_usage() {
-  if ((context_.kernel_features & flags::safe_stop_dev) != 0) {
+  if ((context_.driver.features() & flags::safe_stop_dev) != 0) {
     usage_ = Usage::unused;  // TRY_STOP_DEV asks and acts in one
     return;
   }
@@ -514,7 +520,7 @@ void VolumeWorker::check_usage() {
 }
 
 void VolumeWorker::try_stop() {
-  if ((context_.kernel_features & flags::safe_stop_dev) == 0) {
+  if ((context_.driver.features() & flags::safe_stop_dev) == 0) {
     usage_ = Usage::unknown;  // for the next try
     // Looked at a moment ago, which is the best this kernel allows; see check_usage(). Both in one
     // action: a device without a server and still with a disk would be recovered.
@@ -632,6 +638,7 @@ void VolumeWorker::failed(const std::string& reason, const Error& error) {
   last_error_ = error;
   history_.failed(Clock::now(), record_.volume.spec.recovery.back_off, jitter());
   event(true, reason, error.to_string());
+  if (context_.on_failure) context_.on_failure(reason);
 }
 
 void VolumeWorker::save_record() {

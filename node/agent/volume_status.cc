@@ -1,4 +1,6 @@
 // How a VolumeWorker says what is: conditions with a reason for programs and a sentence for people.
+#include <cerrno>
+
 #include "common/api/quantity.h"
 #include "node/agent/volume_worker.h"
 #include "node/ublk/modes.h"
@@ -27,6 +29,9 @@ std::string VolumeWorker::wait_message(Why why) const {
                              : "spec.running is false";
     case Why::removed:
       return "the manifest was removed; waiting for what is left of the volume to go";
+    case Why::driver_missing:
+      return "the kernel of this node has no ublk driver loaded: modprobe ublk_drv there, or bind "
+             "volumes to nodes that have it; the volume is made as soon as the driver is there";
     case Why::unsupported_by_kernel:
       return unsupported_ ? unsupported_->detail : "";
     case Why::backend_unavailable:
@@ -125,7 +130,10 @@ void VolumeWorker::publish_status(const Decision& decision) {
                         : problems_.front().to_string() + "; what was accepted before goes on");
   const auto& trouble = backend_error_ ? backend_error_ : backend_moved_;
   set("BackendHealthy", !trouble,
-      trouble ? backend_error_ ? "Unavailable" : "Replaced" : "Available",
+      !trouble                    ? "Available"
+      : !backend_error_           ? "Replaced"
+      : trouble->err == ENOMEDIUM ? "PoolNotMounted"
+                                  : "Unavailable",
       trouble ? trouble->to_string() : "");
   const bool can_recover = recoverable() && !recovery_impossible_;
   set("Recoverable", can_recover,
@@ -159,6 +167,7 @@ void VolumeWorker::publish_status(const Decision& decision) {
   status.last_recovery_time = record_.last_recovery_time;
   if (record_.last_recovery_us)
     status.last_recovery_duration = std::chrono::microseconds(*record_.last_recovery_us);
+  status.last_recovery_work = last_recovery_work_;
   status.size_bytes = geometry_ ? geometry_->size_bytes : 0;
   {
     const std::scoped_lock lock(published_mutex_);

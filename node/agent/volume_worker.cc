@@ -135,7 +135,7 @@ Volume VolumeWorker::describe(std::chrono::milliseconds timeout) {
 
 void VolumeWorker::run() {
   while (!exiting_ && !finished_) {
-    if (!adopted_) adopted_ = adopt();
+    if (!adopted_ || (without_driver_ && context_.driver.there())) adopted_ = adopt();
     if (!adopted_) {
       wait_for_events(adopt_retry);
       continue;
@@ -340,6 +340,7 @@ reconcile::Observed VolumeWorker::observed() {
   }
   seen.server = server_state_;
   seen.usage = usage_;
+  seen.driver_there = !without_driver_;
   seen.mode_supported = !unsupported_;
   seen.backend_ready = backend_.has_value();
   seen.recreate_wanted = recreate_wanted();
@@ -429,7 +430,7 @@ void VolumeWorker::wait_for_events(std::optional<std::chrono::milliseconds> at_m
 // ---------------------------------------------------------------------------------------------------------
 
 void VolumeWorker::observe() {
-  if (!control_) {
+  if (!control_ && !without_driver_) {
     auto control = context_.open_control();
     if (!control) {
       last_error_ = control.error();
@@ -441,7 +442,8 @@ void VolumeWorker::observe() {
   observe_device();
   observe_backend();
   observe_next_backend();
-  auto flags = flags_for(record_.volume.spec.recovery.mode, context_.kernel_features);
+  if (without_driver_) return;
+  auto flags = flags_for(record_.volume.spec.recovery.mode, context_.driver.features());
   if (!flags && !unsupported_) event(true, "UnsupportedByKernel", flags.error().detail);
   unsupported_ = flags ? std::nullopt : std::optional<Error>(flags.error());
 }
@@ -503,7 +505,8 @@ bool opened_alike(const VolumeSpec& a, const VolumeSpec& b) {
 void VolumeWorker::observe_backend() {
   const VolumeSpec& spec = effective_spec();
   const bool wanted =
-      (!record_.removing && record_.volume.spec.running && !record_.stopped) || device_;
+      (!record_.removing && record_.volume.spec.running && !record_.stopped && !without_driver_) ||
+      device_;
   if (backend_ && !opened_alike(backend_spec_, spec)) backend_.reset();
   if (!wanted && !device_) {
     backend_.reset();
@@ -592,7 +595,7 @@ void VolumeWorker::watch_device() {
     context_.log->warn("volume={} operation=watch error=\"{}\"", name_, watch.error().to_string());
   // Where check_usage() has to open the disk itself to look, only for reading, its own close must
   // not wake this worker to look again.
-  const bool looks = (context_.kernel_features & flags::safe_stop_dev) == 0;
+  const bool looks = (context_.driver.features() & flags::safe_stop_dev) == 0;
   auto disk = context_.watches.watch(block_path(device_->id),
                                      looks ? IN_CLOSE_WRITE : IN_CLOSE_WRITE | IN_CLOSE_NOWRITE,
                                      [this](uint32_t, const std::string&) {
@@ -657,15 +660,20 @@ bool VolumeWorker::choose_device(const std::optional<Lease>& stored) {
 bool VolumeWorker::adopt() {
   if (!mount_table_.valid())
     mount_table_.reset(::open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
-  auto control = context_.open_control();
-  if (!control) {
-    last_error_ = control.error();
-    return false;
-  }
-  control_ = std::move(*control);
   const auto stored = context_.store.load_lease(name_);
   device_.reset();
-  if (!choose_device(stored)) return false;
+  const bool driver_there = context_.driver.there();
+  if (driver_there) {
+    auto control = context_.open_control();
+    if (!control) {
+      last_error_ = control.error();
+      return false;
+    }
+    control_ = std::move(*control);
+    if (without_driver_ && !find_devices()) return false;
+    if (!choose_device(stored)) return false;
+  }
+  without_driver_ = !driver_there;
   auto server = context_.pool.adopt(name_);
   if (stored) lease_ = *stored;
   lease_.generation = std::max(lease_.generation, record_.lease_generation);

@@ -36,6 +36,7 @@
 #include "node/agent/watch_hub.h"
 #include "node/server/protocol.h"
 #include "node/ublk/control_device.h"
+#include "node/ublk/driver.h"
 #include "node/ublk/modes.h"
 
 namespace ublk_operator {
@@ -52,8 +53,10 @@ struct WorkerContext {
   const TestHooks& hooks;
   Logger log;
   std::string node_id;
-  uint64_t kernel_features = 0;
+  const KnownDriver& driver;  // when it is found, workers are woken
   std::function<Result<std::unique_ptr<ControlDevice>>()> open_control;
+  // An attempt failed and is made again; `reason`: of the event.
+  std::function<void(const std::string& reason)> on_failure;
   // The volume's status changed; nullopt: nothing is left of it.
   std::function<void(const std::string& name, std::optional<Volume>)> publish;
 };
@@ -202,7 +205,8 @@ class VolumeWorker {
 
   std::vector<DeviceId> found_devices_;  // with this volume's mark
   bool adopted_ = false;
-  bool spec_unknown_ = false;  // a device was found, but neither its lease nor its record
+  bool without_driver_ = false;  // adopted as a volume without a device
+  bool spec_unknown_ = false;    // a device was found, but neither its lease nor its record
   std::optional<DeviceInfo> device_;
   std::optional<Geometry> geometry_;               // of the device
   std::vector<std::vector<unsigned>> queue_cpus_;  // of the device, by queue; empty: not asked yet
@@ -224,6 +228,8 @@ class VolumeWorker {
   Clock::time_point server_deadline_{};
   std::optional<Clock::time_point> serving_since_;
   std::optional<Clock::time_point> lost_at_;
+  std::optional<Clock::time_point> let_in_at_;  // the next server, after that
+  std::optional<std::chrono::microseconds> last_recovery_work_;
   std::string lost_how_;
   // A server whose end the spawner has not explained yet.
   struct Death {

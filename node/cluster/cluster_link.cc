@@ -57,6 +57,25 @@ nlohmann::json removed_object(const std::string& name, const ClusterObject& obje
                         "keeps")}}}}};
 }
 
+nlohmann::json awaited_object(const std::string& name, const ClusterObject& object,
+                              const std::string& now) {
+  const nlohmann::json ready{
+      {"type", "Ready"},
+      {"status", "False"},
+      {"reason", "AwaitingFinalizer"},
+      {"message",
+       "nothing is made of this volume before ublk-controller has put its finalizer "
+       "ublk.dev/device "
+       "on it, which it does by itself: a deletion could otherwise leave a device behind. Does the "
+       "controller run? `kubectl get pods -A -l app.kubernetes.io/component=controller`"},
+      {"observedGeneration", object.generation},
+      {"lastTransitionTime", now}};
+  return {{"apiVersion", kApiVersion},
+          {"kind", kVolumeKind},
+          {"metadata", {{"name", name}, {"uid", object.uid}}},
+          {"status", {{"observedGeneration", object.generation}, {"conditions", {ready}}}}};
+}
+
 ClusterLink::ClusterLink(const std::shared_ptr<kube::Transport>& transport,
                          ClusterLinkOptions options, Logger log)
     : options_(std::move(options)),
@@ -65,8 +84,10 @@ ClusterLink::ClusterLink(const std::shared_ptr<kube::Transport>& transport,
       volumes_(
           transport, options_.node_name,
           [this](const std::string& name) {
+            const auto object = volumes_.find(name);
             const std::scoped_lock lock(mutex_);
-            if (!latest_.contains(name)) return;  // its turn comes when the agent has it
+            // Its turn comes when the agent has it.
+            if (object && !object->awaited && !latest_.contains(name)) return;
             stale_.insert(name);
             plan_.changed(name, Clock::now(), true);
             changed_.notify_all();
@@ -115,6 +136,12 @@ void ClusterLink::say_event(const VolumeEvent& event) {
     target = {kApiVersion, kVolumeKind, event.volume, object->uid, ""};
   }
   events_.say({std::move(target), event.warning, event.reason, event.message});
+}
+
+void ClusterLink::node_changed() {
+  const std::scoped_lock lock(mutex_);
+  node_stale_ = true;
+  changed_.notify_all();
 }
 
 bool ClusterLink::stopping() {
@@ -210,12 +237,13 @@ void ClusterLink::run_writer() {
     std::optional<std::string> name;
     {
       std::unique_lock lock(mutex_);
-      while (!stopping_ && Clock::now() < node_due_) {
+      while (!stopping_ && !node_stale_ && Clock::now() < node_due_) {
         name = plan_.take(Clock::now());
         if (name) break;
         changed_.wait_until(lock, std::min(node_due_, plan_.next().value_or(node_due_)));
       }
       if (stopping_) return;
+      if (!name) node_stale_ = false;
     }
     if (name)
       write_volume(*name);
@@ -249,6 +277,8 @@ void ClusterLink::write_volume(const std::string& name) {
     wanted = status_object(*volume);
   else if (object && !volume && object->deleting)
     wanted = removed_object(name, *object, format_now());
+  else if (object && !volume && object->awaited)
+    wanted = awaited_object(name, *object, format_now());
 
   Result<void> how;
   if (again) written_.erase(name);

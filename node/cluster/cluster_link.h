@@ -36,9 +36,12 @@ struct ClusterLinkOptions {
 };
 
 // What is written as the status of a volume: of an object that is there, and of one that is being
-// deleted and of which nothing is left on the node. Pure.
+// deleted and of which nothing is left on the node; and of one that is passed over until it has its
+// finalizer. Pure.
 [[nodiscard]] nlohmann::json status_object(const Volume& volume);
 [[nodiscard]] nlohmann::json removed_object(const std::string& name, const ClusterObject& object,
+                                            const std::string& now);
+[[nodiscard]] nlohmann::json awaited_object(const std::string& name, const ClusterObject& object,
                                             const std::string& now);
 
 class ClusterLink {
@@ -55,6 +58,8 @@ class ClusterLink {
   [[nodiscard]] std::unique_ptr<VolumeSource> source() { return volumes_.source(); }
   // An Event of the volume's object, or of the UblkNode when it is no volume's. Any thread; quick.
   void say_event(const VolumeEvent& event);
+  // The node's own status may be another than a moment ago: it is looked at now. Any thread.
+  void node_changed();
   // The API server's last word on the volumes is this old.
   [[nodiscard]] std::chrono::milliseconds heard_before() const { return volumes_.heard_before(); }
 
@@ -81,6 +86,7 @@ class ClusterLink {
   std::condition_variable changed_;
   bool stopping_ = false;                  // under mutex_
   StatusPlan plan_{options_.plan};         // under mutex_
+  bool node_stale_ = true;                 // under mutex_
   std::set<std::string> stale_;            // under mutex_: to be written whatever was written last
   std::optional<Clock::time_point> beat_;  // under mutex_: the last heartbeat
   std::map<std::string, std::optional<Volume>> latest_;  // under mutex_; empty: gone

@@ -15,7 +15,6 @@ namespace {
 
 using namespace std::chrono_literals;
 using nlohmann::json;
-using ::testing::HasSubstr;
 
 const std::string volumes = "/apis/ublk.dev/v1alpha1/ublkvolumes/";
 
@@ -27,7 +26,9 @@ class ClusterLinkTest : public ::testing::Test {
     options.node_name = "vm1";
     options.namespace_name = "ns";
     options.holder = "pod-1";
-    options.node_facts = [] { return json{{"version", "1"}, {"conditions", json::array()}}; };
+    options.node_facts = [this] {
+      return json{{"version", version_.load() == 1 ? "1" : "2"}, {"conditions", json::array()}};
+    };
     options.plan = {.settle = 10ms,
                     .gap = 50ms,
                     .urgent_gap = 20ms,
@@ -85,6 +86,7 @@ class ClusterLinkTest : public ::testing::Test {
     return count;
   }
 
+  std::atomic<int> version_ = 1;
   std::shared_ptr<kube::FakeApiServer> server_ = std::make_shared<kube::FakeApiServer>();
   FakeVolumeService agent_;
   std::unique_ptr<ClusterLink> link_;
@@ -109,6 +111,19 @@ TEST_F(ClusterLinkTest, TheNodeBeatsAndSaysWhatItIs) {
     const json node = server_->at("/apis/ublk.dev/v1alpha1/ublknodes/vm1");
     return !node.is_null() && node.contains("status") && node["status"]["version"] == "1";
   }));
+}
+
+TEST_F(ClusterLinkTest, ANodeThatChangedSaysSoAtOnce) {
+  const auto says = [&](const char* version) {
+    return server_->wait_until([&] {
+      const json node = server_->at("/apis/ublk.dev/v1alpha1/ublknodes/vm1");
+      return !node.is_null() && node.contains("status") && node["status"]["version"] == version;
+    });
+  };
+  ASSERT_TRUE(says("1"));
+  version_ = 2;
+  link_->node_changed();
+  EXPECT_TRUE(says("2"));
 }
 
 TEST_F(ClusterLinkTest, AVolumeThatGoesWhileItsStatusIsWrittenIsSaidToBeGoneAllTheSame) {
@@ -174,6 +189,48 @@ TEST_F(ClusterLinkTest, ANodeThatWasTakenForSilentTakesItsWordBack) {
   silenced["status"]["conditions"] = {
       {{"type", "Ready"}, {"status", "Unknown"}, {"reason", "NodeSilent"}}};
   server_->put(volumes + "vol", silenced);
+  EXPECT_TRUE(server_->wait_until([&] { return condition("Ready") == "True"; }));
+}
+
+TEST_F(ClusterLinkTest, WithoutItsFinalizerAVolumeWaitsAndSaysSo) {
+  json bare = object("u1");
+  bare["metadata"].erase("finalizers");
+  server_->put(volumes + "vol", bare);
+  pollfd fd{source_->fd(), POLLIN, 0};
+  const auto reason = [&] {
+    const json status = server_->at(volumes + "vol").value("status", json::object());
+    const auto conditions = status.value("conditions", json::array());
+    return conditions.empty() ? "" : conditions[0].value("reason", "");
+  };
+  // The agent looks whenever it is told to.
+  std::atomic<bool> done = false;
+  bool made = false;
+  std::thread agent([&] {
+    while (!done) {
+      if (::poll(&fd, 1, 20) > 0) (void)source_->process_events();
+      made = made || source_->scan(accepted_).volumes.contains("vol");
+    }
+  });
+  const bool said = server_->wait_until([&] { return reason() == "AwaitingFinalizer"; });
+  done = true;
+  agent.join();
+  EXPECT_TRUE(said);
+  EXPECT_FALSE(made);
+  json guarded = server_->at(volumes + "vol");
+  guarded["metadata"]["finalizers"] = {"ublk.dev/device"};
+  server_->put(volumes + "vol", guarded);
+  ASSERT_TRUE(source_says([](const SourceView& view) { return view.volumes.contains("vol"); }));
+  agent_.put(volume(true));
+  EXPECT_TRUE(server_->wait_until([&] { return condition("Ready") == "True"; }));
+}
+
+TEST_F(ClusterLinkTest, WhatTheAgentHasAlreadyNeedsNoFinalizer) {
+  json bare = object("u1");
+  bare["metadata"].erase("finalizers");
+  server_->put(volumes + "vol", bare);
+  accepted_["vol"] = {{"ublkvolumes/vol", "cluster:the-cluster"}, "u1"};
+  ASSERT_TRUE(source_says([](const SourceView& view) { return view.volumes.contains("vol"); }));
+  agent_.put(volume(true));
   EXPECT_TRUE(server_->wait_until([&] { return condition("Ready") == "True"; }));
 }
 

@@ -10,6 +10,7 @@ namespace ublk_operator {
 namespace {
 
 constexpr const char* origin = "ublkvolumes/";
+constexpr const char* finalizer = "ublk.dev/device";
 
 std::string text_of(const nlohmann::json& object, const char* key) {
   const auto found = object.find(key);
@@ -37,6 +38,8 @@ ClusterObject read_cluster_object(const nlohmann::json& object, const std::strin
   if (generation != metadata.end() && generation->is_number_integer())
     result.generation = generation->get<int64_t>();
   result.deleting = !text_of(metadata, "deletionTimestamp").empty();
+  for (const auto& one : member_of(metadata, "finalizers", nlohmann::json::array()))
+    if (one == finalizer) result.guarded = true;
   result.wanted.uid = result.uid;
   result.wanted.source = {origin + name, cluster};
   result.resource_version = text_of(metadata, "resourceVersion");
@@ -84,7 +87,7 @@ SourceView view_of(const std::map<std::string, ClusterObject>& objects,
       const auto policy =
           object.wanted.volume ? object.wanted.volume->spec.reclaim_policy : ReclaimPolicy::retain;
       if (!object.gone) view.removed.emplace(name, RemovedVolume{object.uid, policy});
-    } else {
+    } else if (object.guarded || known != accepted.end()) {
       view.volumes.emplace(name, object.wanted);
     }
   }
@@ -114,10 +117,22 @@ class ClusterVolumes::Source : public VolumeSource {
     return true;
   }
   SourceView scan(const std::map<std::string, AcceptedVolume>& accepted) override {
-    const std::scoped_lock lock(volumes_.mutex_);
-    // Until every object was seen, of a cluster that is known, nothing is known.
-    if (!volumes_.synced_ || volumes_.cluster_.empty()) return {};
-    return view_of(volumes_.objects_, accepted, volumes_.cluster_);
+    SourceView view;
+    std::vector<std::string> passed_over;
+    {
+      const std::scoped_lock lock(volumes_.mutex_);
+      // Until every object was seen, of a cluster that is known, nothing is known.
+      if (!volumes_.synced_ || volumes_.cluster_.empty()) return {};
+      view = view_of(volumes_.objects_, accepted, volumes_.cluster_);
+      for (auto& [name, object] : volumes_.objects_) {
+        if (object.guarded || object.deleting || object.awaited || accepted.contains(name))
+          continue;
+        object.awaited = true;
+        passed_over.push_back(name);
+      }
+    }
+    for (const auto& name : passed_over) volumes_.on_stale_(name);
+    return view;
   }
   Result<void> write_manifest(const std::string& name, const std::string& /*text*/,
                               const std::optional<SourceIdentity>& /*accepted*/) override {
@@ -196,16 +211,19 @@ void ClusterVolumes::changed(const std::string& name, const nlohmann::json* obje
   {
     const std::scoped_lock lock(mutex_);
     if (object == nullptr) {
-      objects_.erase(name);
+      const auto found = objects_.find(name);
+      stale = found != objects_.end() && found->second.awaited;
+      if (found != objects_.end()) objects_.erase(found);
       wake_.signal();
     } else {
       auto now = read_cluster_object(*object, cluster_);
       auto& before = objects_[name];
       now.gone = before.gone && before.uid == now.uid;
+      now.awaited = before.awaited && before.uid == now.uid && !now.guarded && !now.deleting;
       stale = now.silenced || before.uid != now.uid;  // ours may have been written to nobody
       // A change of its status, which is mostly our own, is nothing for the agent.
       if (before.uid != now.uid || before.deleting != now.deleting ||
-          !(before.wanted == now.wanted))
+          before.guarded != now.guarded || !(before.wanted == now.wanted))
         wake_.signal();
       before = std::move(now);
     }

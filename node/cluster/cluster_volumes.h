@@ -7,6 +7,8 @@
 //          name): never with its data. An object that merely
 //          vanished (its finalizer was taken off by force, or etcd was restored) is an orphan: it is
 //          reported and served on until a person removes it from the node.
+// Finalizer  of an object that does not carry the controller's yet nothing is made: it could be
+//          deleted without this node being asked. What the agent has already is served on without.
 // Errors   none: without the API server nothing changes. The node goes on as it was.
 // Threads  any.
 #pragma once
@@ -32,7 +34,9 @@ struct ClusterObject {
   std::string uid;
   int64_t generation = 0;
   bool deleting = false;
-  bool gone = false;  // nothing is left of it on this node; whoever deleted it has yet to hear
+  bool gone = false;     // nothing is left of it on this node; whoever deleted it has yet to hear
+  bool guarded = false;  // carries the controller's finalizer: it does not go without this node
+  bool awaited = false;  // not guarded, and so passed over by the agent
   WantedVolume wanted;
   // Of the object as it was last seen: changes with every write to it, also of its status.
   std::string resource_version;
@@ -50,7 +54,7 @@ struct ClusterObject {
 class ClusterVolumes {
  public:
   // `on_stale`: the status of this object may not be what was written last: it is a new one, or the
-  // controller took this node for silent and wrote so.
+  // controller took this node for silent and wrote so; or it became awaited, or was it and is gone.
   ClusterVolumes(std::shared_ptr<kube::Transport> transport, const std::string& node_name,
                  std::function<void(const std::string& name)> on_stale, Logger log);
   void start();

@@ -18,6 +18,7 @@ nlohmann::json object_of(const std::string& name, const std::string& uid) {
         {"uid", uid},
         {"generation", 3},
         {"resourceVersion", "77"},
+        {"finalizers", {"example.org/other", "ublk.dev/device"}},
         {"creationTimestamp", "2026-01-01T00:00:00Z"},
         {"managedFields", nlohmann::json::array()}}},
       {"spec",
@@ -96,6 +97,19 @@ TEST_F(ViewTest, WhatIsGoneIsNotRemovedAgainWhileItsObjectWaits) {
   objects_["vol"].gone = true;
   EXPECT_TRUE(view().removed.empty());
   EXPECT_TRUE(view().volumes.empty());
+}
+
+TEST_F(ViewTest, WithoutItsFinalizerAnObjectIsPassedOverUnlessTheNodeHasItAlready) {
+  auto object = object_of("vol", "u1");
+  object["metadata"]["finalizers"] = {"example.org/other"};
+  objects_["vol"] = read_cluster_object(object, here);
+  EXPECT_TRUE(view().volumes.empty());
+  EXPECT_TRUE(view().problems.empty());
+  have("vol", "u1");
+  EXPECT_TRUE(view().volumes.contains("vol"));
+  object["metadata"]["deletionTimestamp"] = "2026-01-02T00:00:00Z";
+  objects_["vol"] = read_cluster_object(object, here);
+  EXPECT_TRUE(view().removed.contains("vol"));
 }
 
 TEST_F(ViewTest, AVanishedObjectIsReportedAndServedOn) {

@@ -1,36 +1,16 @@
 #include "node/cluster/node_facts.h"
 
-#include <sys/statvfs.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
 
 #include "common/api/quantity.h"
-#include "common/base/error.h"
 #include "common/base/limits.h"
 #include "common/base/strings.h"
 #include "node/ublk/device.h"
 #include "node/ublk/modes.h"
 
 namespace ublk_operator {
-
-std::vector<PoolFacts> look_at_pools(const std::map<std::string, std::string>& pools) {
-  std::vector<PoolFacts> facts;
-  for (const auto& [name, path] : pools) {
-    PoolFacts pool{name, path, 0, 0, ""};
-    struct statvfs space{};
-    if (::statvfs(path.c_str(), &space) == 0) {
-      pool.capacity_bytes = uint64_t{space.f_blocks} * space.f_frsize;
-      pool.free_bytes = uint64_t{space.f_bavail} * space.f_frsize;
-    } else {
-      pool.problem =
-          Error{errno, "statvfs", "pool " + name, path + " cannot be looked at"}.to_string();
-    }
-    facts.push_back(std::move(pool));
-  }
-  return facts;
-}
 
 nlohmann::json node_status(const PreflightFacts& facts, const std::vector<PoolFacts>& pools,
                            const std::string& version) {
@@ -54,12 +34,15 @@ nlohmann::json node_status(const PreflightFacts& facts, const std::vector<PoolFa
   for (const RecoveryMode mode : modes)
     if (able && flags_for(mode, features)) status["modes"].push_back(to_string(mode));
   for (const auto& pool : pools) {
-    const uint64_t grain = std::max<uint64_t>(pool.capacity_bytes / 100 / 4096 * 4096, 1);
-    status["pools"].push_back({{"name", pool.name},
-                               {"path", pool.path},
-                               {"capacity", format_quantity(pool.capacity_bytes)},
-                               {"free", format_quantity(pool.free_bytes / grain * grain)}});
-    if (!pool.problem.empty()) status["warnings"].push_back(pool.problem);
+    nlohmann::json said{{"name", pool.name}, {"path", pool.path}};
+    if (pool.problem.empty()) {
+      const uint64_t grain = std::max<uint64_t>(pool.capacity_bytes / 100 / 4096 * 4096, 1);
+      said["capacity"] = format_quantity(pool.capacity_bytes);
+      said["free"] = format_quantity(pool.free_bytes / grain * grain);
+    } else {
+      status["warnings"].push_back("pool " + pool.name + ": " + pool.problem);
+    }
+    status["pools"].push_back(std::move(said));
   }
   for (const auto& check : judge(facts)) {
     // A pod does not see udevd's files, and the agent does not need it.
@@ -68,11 +51,21 @@ nlohmann::json node_status(const PreflightFacts& facts, const std::vector<PoolFa
     status["warnings"].push_back(check.name + ": " + check.message +
                                  (check.remedy.empty() ? "" : "; " + check.remedy));
   }
-  status["conditions"] = {
-      {{"type", "Ready"},
-       {"status", able ? "True" : "False"},
-       {"reason", able ? "Serving" : "PreflightFailed"},
-       {"message", able ? "ublk works on this node" : "see status.warnings for what to do"}}};
+  const bool missing = !facts.module_loaded && facts.control_err == ENOENT;
+  std::string message = able ? "ublk works on this node" : "see status.warnings for what to do";
+  if (missing)
+    message =
+        "Linux " + facts.kernel_release +
+        " of this node has no ublk driver loaded: modprobe ublk_drv where the kernel has that "
+        "module (CONFIG_BLK_DEV_UBLK; Linux 6.12 or newer is tested), else keep the DaemonSet "
+        "off this node (node.nodeSelector of the chart). The agent begins by itself when "
+        "/dev/ublk-control appears";
+  status["conditions"] = {{{"type", "Ready"},
+                           {"status", able ? "True" : "False"},
+                           {"reason", able      ? "Serving"
+                                      : missing ? "DriverMissing"
+                                                : "PreflightFailed"},
+                           {"message", message}}};
   return status;
 }
 

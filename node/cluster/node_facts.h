@@ -1,10 +1,9 @@
 // What a node says of itself in its UblkNode: what a volume may ask of it, and what is wrong.
 // Shape    status of UblkNode, without conditions and times: equal as long as nothing worth a write
 //          changed. Free space is rounded down to whole hundredths of the capacity for that.
-// Threads  pure but for statvfs(2) of the pools and look() of node/ublk/preflight.h.
+// Threads  pure.
 #pragma once
 #include <cstdint>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -18,10 +17,10 @@ struct PoolFacts {
   std::string path;
   uint64_t capacity_bytes = 0;
   uint64_t free_bytes = 0;
-  std::string problem;  // why nothing is known; then it offers no space
+  // Why neither is known; then they are left out, and the controller takes it for no space.
+  std::string problem;
 };
 
-[[nodiscard]] std::vector<PoolFacts> look_at_pools(const std::map<std::string, std::string>& pools);
 [[nodiscard]] nlohmann::json node_status(const PreflightFacts& facts,
                                          const std::vector<PoolFacts>& pools,
                                          const std::string& version);

@@ -38,6 +38,9 @@ TEST(NodeStatusTest, ANodeWithoutTheDriverOffersNothing) {
   EXPECT_TRUE(status["modes"].empty());
   EXPECT_FALSE(status["warnings"].empty());
   EXPECT_EQ(status["conditions"][0]["status"], "False");
+  EXPECT_EQ(status["conditions"][0]["reason"], "DriverMissing");
+  EXPECT_NE(status["conditions"][0]["message"].get<std::string>().find("modprobe"),
+            std::string::npos);
 }
 
 TEST(NodeStatusTest, WhatAPodDoesNotSeeIsNoWarning) {
@@ -59,10 +62,10 @@ TEST(NodeStatusTest, FreeSpaceChangesByHundredthsOnly) {
 }
 
 TEST(NodeStatusTest, APoolThatIsNotThereOffersNoSpaceAndSaysWhy) {
-  const auto pools = look_at_pools({{"fast", "/nothing/here"}});
-  const auto status = node_status(good_facts(), pools, "1");
-  EXPECT_EQ(status["pools"][0]["free"], "0");
-  EXPECT_NE(status["warnings"][0].get<std::string>().find("/nothing/here"), std::string::npos);
+  const PoolFacts pool{"fast", "/fast", 0, 0, "ENOENT open /fast"};
+  const auto status = node_status(good_facts(), {pool}, "1");
+  EXPECT_EQ(status["pools"][0], (nlohmann::json{{"name", "fast"}, {"path", "/fast"}}));
+  EXPECT_EQ(status["warnings"][0], "pool fast: ENOENT open /fast");
 }
 
 }  // namespace

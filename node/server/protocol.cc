@@ -1,5 +1,7 @@
 #include "node/server/protocol.h"
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <limits>
 
@@ -36,6 +38,17 @@ class Fields {
     if (!value) return fail(EPROTO, key, "not a whole number of 0 or more");
     if (*value > std::numeric_limits<T>::max()) return fail(EINVAL, key, "out of range");
     target = static_cast<T>(*value);
+  }
+  // All of them, and no more.
+  template <size_t N>
+  void numbers(const char* key, std::array<uint64_t, N>& target) {
+    const json* field = array(key);
+    if (field == nullptr) return;
+    check(field->size() == N, key, "another number of them is expected");
+    for (size_t i = 0; i < std::min(N, field->size()); ++i) {
+      if (!(*field)[i].is_number_unsigned()) return fail(EPROTO, key, "not whole numbers");
+      target[i] = (*field)[i].get<uint64_t>();
+    }
   }
   void boolean(const char* key, bool& target) {
     const json* field = find(key);
@@ -245,7 +258,9 @@ json to_json(const StatsMessage& message) {
   for (const auto& [operation, counters] : message.io)
     io[operation] = {{"operations", counters.operations},
                      {"bytes", counters.bytes},
-                     {"errors", counters.errors}};
+                     {"errors", counters.errors},
+                     {"latency", counters.latency.counts},
+                     {"latency_ns", counters.latency.sum_ns}};
   return {{"type", "stats"}, {"id", message.id}, {"io", io}, {"io_errors", message.io_errors}};
 }
 
@@ -261,6 +276,10 @@ Result<StatsMessage> stats_from_json(const json& object) {
       entry.number("operations", counters.operations);
       entry.number("bytes", counters.bytes);
       entry.number("errors", counters.errors);
+      if (value.is_object() && value.contains("latency")) {  // older servers do not say it
+        entry.number("latency_ns", counters.latency.sum_ns);
+        entry.numbers("latency", counters.latency.counts);
+      }
       if (auto read = entry.finish(counters))
         message.io[operation] = *read;
       else

@@ -78,12 +78,30 @@ TEST(ServerProtocolTest, StatsComeBackAsTheyWere) {
   StatsMessage message;
   message.id = 3;
   message.io["read"] = {.operations = 1, .bytes = UINT64_MAX, .errors = 2};
+  message.io["read"].latency.counts[IoLatency::bounds] = 1;
+  message.io["read"].latency.sum_ns = 99'000'000'000;
   message.io_errors["ENOSPC"] = 4;
   const auto read = stats_from_json(sent(to_json(message)));
   ASSERT_TRUE(read.ok()) << read.error().to_string();
   EXPECT_EQ(read->id, 3u);
   EXPECT_EQ(read->io, message.io);
   EXPECT_EQ(read->io_errors, message.io_errors);
+}
+
+TEST(ServerProtocolTest, AnOlderServersStatsHaveNoLatencyAndWrongOnesAreRefused) {
+  StatsMessage message;
+  message.io["read"] = {.operations = 1, .bytes = 4096, .errors = 0};
+  json older = sent(to_json(message));
+  older["io"]["read"].erase("latency");
+  older["io"]["read"].erase("latency_ns");
+  const auto read = stats_from_json(older);
+  ASSERT_TRUE(read.ok()) << read.error().to_string();
+  EXPECT_EQ(read->io, message.io);
+  for (const json& wrong : {json(3), json::array({1, 2}), json(std::vector<int>(13, -1))}) {
+    json bad = sent(to_json(message));
+    bad["io"]["read"]["latency"] = wrong;
+    EXPECT_FALSE(stats_from_json(bad).ok()) << wrong.dump();
+  }
 }
 
 TEST(ServerProtocolTest, DescribedComesBackAsItWas) {

@@ -6,6 +6,7 @@
 #include <array>
 #include <bit>
 #include <climits>
+#include <ctime>
 
 #include "node/server/io_descriptor.h"
 
@@ -28,6 +29,12 @@ constexpr uint64_t make_token(TokenKind kind, uint16_t tag) {
   return (uint64_t{static_cast<uint8_t>(kind)} << kTokenKindShift) | tag;
 }
 uint64_t backend_token(uint16_t tag) { return make_token(TokenKind::backend, tag); }
+
+uint64_t monotonic_ns() {
+  timespec now{};
+  (void)clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+}
 
 // What the application should see. The driver turns errnos that the block layer has no status for
 // into EIO (errno_to_blk_status); a quota that is used up is "no space" to whoever writes.
@@ -208,6 +215,7 @@ Result<void> Queue::take_completions() {
   std::array<Completion, 64> batch;
   for (;;) {
     const size_t count = ring_->take(batch);
+    if (count > 0) now_ns_ = monotonic_ns();
     for (size_t i = 0; i < count; ++i) {
       const Completion& completion = batch[i];
       const auto tag = static_cast<uint16_t>(completion.token);
@@ -238,7 +246,7 @@ Result<void> Queue::handle_fetched(uint16_t tag, int32_t result) {
   ++in_backend_;
   const abi::IoDesc descriptor = descriptors_[tag];
   const DecodedIo io = decode(descriptor, geometry_, tag, buffer(tag));
-  tag_states_[tag] = TagState{.op = io.op, .bytes = io.request.length_bytes};
+  tag_states_[tag] = TagState{.op = io.op, .bytes = io.request.length_bytes, .began_ns = now_ns_};
   if (io.refusal != 0) {
     complete(tag, io.refusal);
   } else if (const auto done = io_->start(io.request)) {
@@ -249,7 +257,7 @@ Result<void> Queue::handle_fetched(uint16_t tag, int32_t result) {
 
 void Queue::complete(uint16_t tag, int32_t result) {
   const TagState& state = tag_states_[tag];
-  counters_.count(state.op, state.bytes, result);
+  counters_.count(state.op, state.bytes, result, now_ns_ - state.began_ns);
   --in_backend_;
   prepare_command(abi::io_commit_and_fetch_req, tag, for_application(result));
   if (!group_.taken_back.load(std::memory_order_relaxed)) arm(tag);

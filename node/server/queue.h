@@ -115,6 +115,7 @@ class Queue {
   struct TagState {
     std::optional<IoOp> op;
     uint32_t bytes = 0;
+    uint64_t began_ns = 0;
     bool armed = false;  // a fetch or commit whose answer is waited for
   };
   std::optional<Ring> ring_;
@@ -122,6 +123,7 @@ class Queue {
   std::vector<TagState> tag_states_;
   uint16_t armed_ = 0;       // how many tags are armed
   uint16_t in_backend_ = 0;  // requests on their way
+  uint64_t now_ns_ = 0;      // when the present batch of completions was taken
   QueueCounters counters_;
 };
 

@@ -265,6 +265,9 @@ StatsMessage Server::stats(uint64_t id) const {
       sum.operations += queue->counters().operations(op);
       sum.bytes += queue->counters().bytes(op);
       sum.errors += queue->counters().errors(op);
+      const IoLatency latency = queue->counters().latency(op);
+      for (size_t i = 0; i < IoLatency::buckets; ++i) sum.latency.counts[i] += latency.counts[i];
+      sum.latency.sum_ns += latency.sum_ns;
     }
   }
   for (size_t err = 0; err < QueueCounters::errnos; ++err) {

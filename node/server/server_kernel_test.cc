@@ -353,6 +353,12 @@ TEST_P(ServerShapeTest, WhatIsWrittenIsReadBackAndLiesInTheFile) {
   EXPECT_GE(stats.io.at("write").bytes, total);
   EXPECT_GE(stats.io.at("read").bytes, total);
   EXPECT_GE(stats.io.at("flush").operations, 1u);
+  for (const auto& [operation, counters] : stats.io) {
+    uint64_t timed = 0;
+    for (const uint64_t count : counters.latency.counts) timed += count;
+    EXPECT_EQ(timed, counters.operations) << operation;
+  }
+  EXPECT_GT(stats.io.at("write").latency.sum_ns, 0u);
   EXPECT_TRUE(stats.io_errors.empty());
 }
 

@@ -15,8 +15,16 @@ using metrics::Labels;
 // timeout where it decides, and what an operator calls an outage.
 const std::vector<double> duration_bounds{0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60};
 
+const std::vector<double> latency_bounds = [] {
+  std::vector<double> bounds;
+  for (size_t i = 0; i < IoLatency::bounds; ++i)
+    bounds.push_back(static_cast<double>(IoLatency::bound_ns(i)) / 1e9);
+  return bounds;
+}();
+
 // A label may have few values only: of "was killed by SIGKILL (9)" the signal.
 std::string how_it_ended(const std::string& text) {
+  if (text.find("out of memory") != std::string::npos) return "OutOfMemory";
   if (const size_t at = text.find("SIG"); at != std::string::npos)
     return text.substr(at, text.find(' ', at) - at);
   if (text.find("exited") != std::string::npos) return "Exited";
@@ -34,6 +42,14 @@ NodeMetrics::NodeMetrics(metrics::Registry& registry, VolumeService& service,
   watch_ = service_.watch([this](const std::string& name, const std::optional<Volume>& volume) {
     changed(name, volume);
   });
+}
+
+void NodeMetrics::count_failure(metrics::Registry& registry, const std::string& reason) {
+  registry
+      .counter("ublk_node_reconcile_errors_total",
+               "Attempts of the agent that failed and are made again, by the event's reason.",
+               {{"reason", reason}})
+      .add();
 }
 
 NodeMetrics::~NodeMetrics() { service_.unwatch(watch_); }
@@ -69,14 +85,36 @@ void NodeMetrics::changed(const std::string& name, const std::optional<Volume>& 
                  "Servers that were replaced after they ended, by how.",
                  {{"volume", name}, {"reason", how_it_ended(status.last_recovery_reason)}})
         .add(static_cast<double>(status.recovery_count - seen.recoveries));
-    if (status.last_recovery_duration)
-      registry_
-          .histogram("ublk_volume_recovery_duration_seconds",
-                     "From the server's death until the device was served again.", duration_bounds,
-                     {{"mode", mode}})
-          .observe(std::chrono::duration<double>(*status.last_recovery_duration).count());
+    const auto observe = [&](const char* metric, const char* help,
+                             const std::optional<std::chrono::microseconds>& time) {
+      if (time)
+        registry_.histogram(metric, help, duration_bounds, {{"mode", mode}})
+            .observe(std::chrono::duration<double>(*time).count());
+    };
+    observe("ublk_volume_pause_duration_seconds",
+            "From the server's death until the device was served again.",
+            status.last_recovery_duration);
+    observe("ublk_volume_recovery_duration_seconds",
+            "From when the kernel had let go of the device until it was served again.",
+            status.last_recovery_work);
   }
   seen.recoveries = status.recovery_count;
+}
+
+void NodeMetrics::count_latency(const metrics::Labels& labels, const IoLatency& before,
+                                const IoLatency& now) {
+  std::vector<double> counts;
+  double all = 0;
+  for (size_t i = 0; i < IoLatency::buckets; ++i) {
+    counts.push_back(static_cast<double>(grown(before.counts[i], now.counts[i])));
+    all += counts.back();
+  }
+  if (all == 0) return;  // an operation that nobody uses is 15 series less
+  registry_
+      .histogram("ublk_volume_io_latency_seconds",
+                 "From when a server saw a request until it committed the result.", latency_bounds,
+                 labels)
+      .observe_many(counts, static_cast<double>(grown(before.sum_ns, now.sum_ns)) / 1e9);
 }
 
 void NodeMetrics::count_io(const Volume& volume, Seen& seen) {
@@ -88,6 +126,7 @@ void NodeMetrics::count_io(const Volume& volume, Seen& seen) {
         .add(static_cast<double>(grown(before.operations, now.operations)));
     registry_.counter("ublk_volume_io_bytes_total", "Bytes of those requests.", labels)
         .add(static_cast<double>(grown(before.bytes, now.bytes)));
+    count_latency(labels, before.latency, now.latency);
     before = now;
   }
   for (const auto& [error, now] : volume.status.io_errors) {

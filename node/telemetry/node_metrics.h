@@ -20,6 +20,9 @@ class NodeMetrics {
  public:
   static constexpr std::chrono::seconds refresh_max{3};
 
+  // An attempt that failed and is made again; `reason`: of the event that says so. Any thread.
+  static void count_failure(metrics::Registry& registry, const std::string& reason);
+
   // `heard_before`: the API server's last word is this old; empty: there is none.
   NodeMetrics(metrics::Registry& registry, VolumeService& service,
               std::function<std::chrono::milliseconds()> heard_before);
@@ -39,6 +42,7 @@ class NodeMetrics {
   };
   void changed(const std::string& name, const std::optional<Volume>& volume);
   void count_io(const Volume& volume, Seen& seen);
+  void count_latency(const metrics::Labels& labels, const IoLatency& before, const IoLatency& now);
 
   metrics::Registry& registry_;
   VolumeService& service_;

@@ -22,7 +22,8 @@ class NodeMetricsTest : public ::testing::Test {
     volume.status.state = state;
     volume.status.recovery_count = recoveries;
     volume.status.last_recovery_reason = "was killed by SIGKILL (9)";
-    volume.status.last_recovery_duration = 40ms;
+    volume.status.last_recovery_duration = 250ms;
+    volume.status.last_recovery_work = 31'250us;
     set_condition(
         volume.status.conditions,
         {"Ready", state == "LIVE" ? ConditionStatus::yes : ConditionStatus::no, "r", "m", 1, ""},
@@ -49,7 +50,9 @@ TEST_F(NodeMetricsTest, ARecoveryIsCountedByItsReasonAndItsDurationObserved) {
   const std::string text = scrape();
   EXPECT_THAT(text,
               HasSubstr("ublk_volume_recoveries_total{reason=\"SIGKILL\",volume=\"pgdata\"} 1"));
-  EXPECT_THAT(text, HasSubstr("ublk_volume_recovery_duration_seconds_count{mode=\"Reissue\"} 1"));
+  EXPECT_THAT(text, HasSubstr("ublk_volume_pause_duration_seconds_sum{mode=\"Reissue\"} 0.25"));
+  EXPECT_THAT(text,
+              HasSubstr("ublk_volume_recovery_duration_seconds_sum{mode=\"Reissue\"} 0.03125"));
   EXPECT_THAT(text, HasSubstr("ublk_volume_ready{volume=\"pgdata\"} 1"));
   EXPECT_THAT(text, HasSubstr("ublk_volume_device_state{state=\"QUIESCED\",volume=\"pgdata\"} 0"));
   EXPECT_THAT(text, HasSubstr("ublk_volume_device_state{state=\"LIVE\",volume=\"pgdata\"} 1"));
@@ -58,11 +61,12 @@ TEST_F(NodeMetricsTest, ARecoveryIsCountedByItsReasonAndItsDurationObserved) {
 TEST_F(NodeMetricsTest, HowAServerEndedIsOneOfFewWords) {
   service_.put(volume(0, "LIVE"));
   uint64_t recoveries = 0;
-  for (const auto& [how, word] :
-       std::vector<std::pair<std::string, std::string>>{{"was killed by SIGSEGV (11)", "SIGSEGV"},
-                                                        {"was exited with status 1", "Exited"},
-                                                        {"was replaced", "Replaced"},
-                                                        {"ended", "Unknown"}}) {
+  for (const auto& [how, word] : std::vector<std::pair<std::string, std::string>>{
+           {"was killed by SIGSEGV (11)", "SIGSEGV"},
+           {"was killed by SIGKILL (9), out of memory", "OutOfMemory"},
+           {"was exited with status 1", "Exited"},
+           {"was replaced", "Replaced"},
+           {"ended", "Unknown"}}) {
     Volume now = volume(++recoveries, "LIVE");
     now.status.last_recovery_reason = how;
     service_.put(now);
@@ -83,6 +87,34 @@ TEST_F(NodeMetricsTest, CountersGoOnWhenAServerBeginsAnew) {
   EXPECT_THAT(text, HasSubstr("ublk_volume_io_errors_total{errno=\"EIO\",volume=\"pgdata\"} 2"));
 }
 
+TEST_F(NodeMetricsTest, LatencyIsAHistogramOfTheOperationsThatWereUsed) {
+  Volume now = volume(0, "LIVE");
+  auto& read = now.status.io["read"];
+  read.operations = 3;
+  read.latency.counts[IoLatency::bucket_of(20'000)] = 2;     // up to 65 us
+  read.latency.counts[IoLatency::bucket_of(3'000'000)] = 1;  // up to 4.2 ms
+  read.latency.sum_ns = 3'040'000;
+  now.status.io["flush"] = {};
+  service_.put(now);
+  EXPECT_THAT(
+      scrape(),
+      HasSubstr(
+          "ublk_volume_io_latency_seconds_sum{operation=\"read\",volume=\"pgdata\"} 0.00304"));
+  read.latency.counts.fill(0);  // another server
+  read.latency.counts[1] = 1;
+  read.latency.sum_ns = 20'000;
+  service_.put(now);
+  const std::string text = scrape();
+  EXPECT_THAT(text, HasSubstr("seconds_count{operation=\"read\",volume=\"pgdata\"} 4"));
+  EXPECT_THAT(text, HasSubstr("volume=\"pgdata\",le=\"6.5536e-05\"} 3"));
+  EXPECT_THAT(text, Not(HasSubstr("ublk_volume_io_latency_seconds_sum{operation=\"flush\"")));
+}
+
+TEST_F(NodeMetricsTest, AttemptsThatFailedAreCountedByReason) {
+  NodeMetrics::count_failure(registry_, "StartFailed");
+  EXPECT_THAT(scrape(), HasSubstr("ublk_node_reconcile_errors_total{reason=\"StartFailed\"} 1"));
+}
+
 TEST_F(NodeMetricsTest, AVolumeThatIsGoneLeavesNoSeries) {
   service_.put(volume(0, "LIVE"));
   EXPECT_THAT(scrape(), HasSubstr("pgdata"));
@@ -96,8 +128,10 @@ TEST_F(NodeMetricsTest, TheReferenceHasEveryFamilyAsItIs) {
   service_.put(volume(0, "LIVE"));
   Volume now = volume(1, "LIVE");  // after a recovery
   now.status.io["read"] = {1, 4096, 1};
+  now.status.io["read"].latency.counts[0] = 1;
   now.status.io_errors["EIO"] = 1;
   service_.put(now);
+  NodeMetrics::count_failure(registry, "StartFailed");
   all.refresh();
   EXPECT_EQ(metrics::exported_families(registry.text()),
             metrics::documented_families({"ublk_node_", "ublk_volume_"}));

@@ -32,4 +32,9 @@ Result<void> load_driver(const std::string& control, const std::string& modprobe
             "or newer) and its modules in /lib/modules"};
 }
 
+bool driver_missing(const std::string& control, const std::string& sysfs) {
+  return ::access(control.c_str(), F_OK) != 0 && errno == ENOENT &&
+         ::access(sysfs.c_str(), F_OK) != 0 && errno == ENOENT;
+}
+
 }  // namespace ublk_operator

@@ -50,5 +50,13 @@ TEST_F(DriverTest, AKernelWithoutItIsOneClearSentence) {
   EXPECT_EQ(load_driver(control_, "/nothing/here").err(), ENOENT);
 }
 
+TEST_F(DriverTest, ItIsMissingOnlyWhereTheKernelKnowsNothingOfIt) {
+  EXPECT_TRUE(driver_missing(control_, dir_ + "/sysfs"));
+  std::ofstream(dir_ + "/sysfs") << "";
+  EXPECT_FALSE(driver_missing(control_, dir_ + "/sysfs")) << "then this /dev is another one";
+  std::ofstream(control_) << "";
+  EXPECT_FALSE(driver_missing(control_, dir_ + "/nothing"));
+}
+
 }  // namespace
 }  // namespace ublk_operator

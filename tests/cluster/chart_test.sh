@@ -20,11 +20,12 @@ version_is_the_programs() {
     "$(sed -nE 's/^appVersion: "(.*)"/\1/p' "$CHART/Chart.yaml")"
 }
 everything_on() {
-  cat >"$WORK/pools.yaml" <<<'{node: {pools: [{name: default, path: /srv/slow, create: true}, {name: fast, path: /srv/fast}]}}'
+  cat >"$WORK/pools.yaml" <<<'{node: {pools: [{name: default, path: /srv/slow, create: true}, {name: fast, path: /srv/fast, requireMount: true}]}}'
   render -f "$WORK/pools.yaml" --set namespace.create=true,metrics.serviceMonitor.enabled=true \
     --set metrics.prometheusRule.enabled=true,metrics.dashboard.enabled=true,node.startupTaint=example.com/starting \
     --set node.standbys=2,image.digest="sha256:$(printf 'a%.0s' {1..64})" >"$WORK/all.yaml"
-  grep -q -- '--pool=fast=/srv/fast' "$WORK/all.yaml"
+  grep -q -- '--pool=default=/srv/slow$' "$WORK/all.yaml"
+  grep -q -- '--pool=fast=/srv/fast,require-mount$' "$WORK/all.yaml"
   grep -q -- '--standbys=2' "$WORK/all.yaml"
   grep -q 'image: localhost/ublk-operator@sha256:a' "$WORK/all.yaml"
   same 2 "$(grep -c 'kind: ServiceMonitor' "$WORK/all.yaml")"
@@ -46,6 +47,7 @@ values_are_checked() {
   refuses "additional properties 'replica' not allowed" --set controller.replica=1
   refuses "node/pools/0/path" --set 'node.pools[0].name=a,node.pools[0].path=relative'
   refuses "node/pools/0/path" --set 'node.pools[0].name=a,node.pools[0].path=/srv/../etc'
+  refuses "node/pools/0/path" --set 'node.pools[0].name=a,node.pools[0].path=/srv/a\,b'
   refuses "node/pools/0/name" --set 'node.pools[0].name=Big,node.pools[0].path=/srv'
   refuses "two pools of the name default" --set 'node.pools[0].name=default,node.pools[0].path=/a,node.pools[1].name=default,node.pools[1].path=/b'
   refuses "image/digest" --set image.digest=sha256:abc
