@@ -1,4 +1,5 @@
-// ublk-controller: binds volumes to nodes and keeps their finalizers.
+// ublk-controller: binds volumes to nodes and keeps their finalizers. `check-uninstall` is another
+// program in its place: the chart's question before an uninstall, asked once.
 #include <poll.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 #include "common/kube/transport.h"
 #include "common/metrics/metrics.h"
 #include "controller/operator/controller.h"
+#include "controller/operator/uninstall.h"
 
 namespace {
 
@@ -60,6 +62,20 @@ int wait_for_end(const UniqueFd& stop, const EventFd& lost) {
     if (errno != EINTR) return fail(errno_error("poll", ""));
   }
   return fds[1].revents != 0 ? 1 : 0;
+}
+
+// Exit status 2, which the chart's Job takes for an answer: volumes have devices. 1: nobody knows.
+int check_uninstall(const Settings& settings) {
+  const auto config = kube::default_config(settings.kubeconfig, settings.context);
+  if (!config) return fail(config.error());
+  auto transport = kube::make_transport(*config);
+  if (!transport) return fail(transport.error());
+  const kube::KubeClient client(std::move(transport).value());
+  const auto found = controller::volumes_with_device(client, kube::Cancel());
+  if (!found) return fail(found.error());
+  if (found->empty()) return 0;
+  std::fputs(controller::refusal(*found).c_str(), stderr);
+  return 2;
 }
 
 int run(const Settings& settings) {
@@ -110,6 +126,9 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--log-level", settings.log_level, "debug, info, warn or error")
       ->capture_default_str();
+  const auto* check = app.add_subcommand(
+      "check-uninstall", "Exit status 2, and a list, while volumes have devices; changes nothing.");
+  app.fallthrough()->require_subcommand(0, 1);
   CLI11_PARSE(app, argc, argv);
-  return run(settings);
+  return check->parsed() ? check_uninstall(settings) : run(settings);
 }

@@ -57,6 +57,16 @@ alerts_are_right() {
   cp "$CHART/files/alerts.yaml" "$REPO/tests/cluster/alerts_test.yaml" "$WORK/"
   promtool test rules "$WORK/alerts_test.yaml"
 }
+uninstall_asks() {
+  render -s templates/uninstall-check.yaml >"$WORK/uninstall.yaml"
+  # All of it comes with the hook and goes with it, and the Job that refused stays to be read.
+  same 4 "$(grep -c '^kind: ' "$WORK/uninstall.yaml")"
+  same 4 "$(grep -c 'helm.sh/hook: pre-delete' "$WORK/uninstall.yaml")"
+  same 4 "$(grep -c 'helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded$' "$WORK/uninstall.yaml")"
+  same "verbs: [list]" "$(grep -o 'verbs: .*' "$WORK/uninstall.yaml")"
+  fails_with "could not find template" render -s templates/uninstall-check.yaml --set uninstall.force=true
+  refuses "uninstall/force" --set uninstall.force=maybe
+}
 metrics_are_there() {
   local name
   grep -ohE 'ublk_[a-z_]+' "$CHART"/files/{alerts.yaml,dashboard.json} | sed 's/_bucket$//' | sort -u | while read -r name; do
@@ -74,6 +84,7 @@ check "all options on" everything_on
 check "what needs other operators is off by default" off_by_default
 check "no role has a wildcard" no_wildcards
 check "an uninstall leaves the definitions" definitions_stay
+check "an uninstall asks first, unless told otherwise" uninstall_asks
 check "wrong values are refused by name" values_are_checked
 check "alert rules are right and fire" alerts_are_right
 check "programs have every metric that is asked for" metrics_are_there
