@@ -27,6 +27,7 @@ struct Settings {
   std::string namespace_name;
   std::string identity;
   std::string listen = "0.0.0.0:8080";
+  std::string startup_taint;
   std::string log_level = "info";
 };
 
@@ -94,7 +95,8 @@ int run(const Settings& settings) {
       transport,
       {.namespace_name =
            settings.namespace_name.empty() ? config->namespace_name : settings.namespace_name,
-       .identity = settings.identity.empty() ? host_name() : settings.identity},
+       .identity = settings.identity.empty() ? host_name() : settings.identity,
+       .startup_taint = settings.startup_taint},
       registry, [&lost](const std::string&) { lost.signal(); }, *log);
   auto server = http::HttpServer::listen(settings.listen, pages(control, registry));
   if (!server) return fail(server.error());
@@ -124,6 +126,8 @@ int main(int argc, char** argv) {
                  "of this process among those who may lead; without it the host's name");
   app.add_option("--listen", settings.listen, "ADDRESS:PORT of /metrics, /healthz and /readyz")
       ->capture_default_str();
+  app.add_option("--startup-taint", settings.startup_taint,
+                 "key of a taint to take off each node once it serves volumes; without it none");
   app.add_option("--log-level", settings.log_level, "debug, info, warn or error")
       ->capture_default_str();
   const auto* check = app.add_subcommand(

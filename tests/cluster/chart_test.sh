@@ -26,6 +26,7 @@ everything_on() {
     --set node.standbys=2,image.digest="sha256:$(printf 'a%.0s' {1..64})" >"$WORK/all.yaml"
   grep -q -- '--pool=fast=/srv/fast' "$WORK/all.yaml"
   grep -q -- '--standbys=2' "$WORK/all.yaml"
+  grep -q -- '--startup-taint=example.com/starting' "$WORK/all.yaml"
   grep -q 'image: localhost/ublk-operator@sha256:a' "$WORK/all.yaml"
   same 2 "$(grep -c 'kind: ServiceMonitor' "$WORK/all.yaml")"
   same 1 "$(grep -c 'kind: PrometheusRule' "$WORK/all.yaml")"
@@ -57,6 +58,16 @@ alerts_are_right() {
   cp "$CHART/files/alerts.yaml" "$REPO/tests/cluster/alerts_test.yaml" "$WORK/"
   promtool test rules "$WORK/alerts_test.yaml"
 }
+# Who takes the taint off has to get onto such a node; who does not may not touch nodes.
+startup_taint() {
+  render --set node.startupTaint=example.com/starting,node.tolerations=null >"$WORK/taint.yaml"
+  same 3 "$(grep -c 'key: "example.com/starting"' "$WORK/taint.yaml")"
+  same 1 "$(grep -c 'resources: \[nodes\]' "$WORK/taint.yaml")"
+  same 2 "$(grep -c 'name: ublk-startup-taint' "$WORK/taint.yaml")"
+  same 0 "$(render | grep -cE 'resources: \[nodes|ublk-startup-taint|startup-taint=')"
+  refuses "node/startupTaint" --set node.startupTaint='a b'
+  refuses "node/startupTaint" --set node.startupTaint=ublk.dev/x:NoSchedule
+}
 uninstall_asks() {
   render -s templates/uninstall-check.yaml >"$WORK/uninstall.yaml"
   # All of it comes with the hook and goes with it, and the Job that refused stays to be read.
@@ -84,6 +95,7 @@ check "all options on" everything_on
 check "what needs other operators is off by default" off_by_default
 check "no role has a wildcard" no_wildcards
 check "an uninstall leaves the definitions" definitions_stay
+check "the start-up taint is tolerated, and only with it nodes are written" startup_taint
 check "an uninstall asks first, unless told otherwise" uninstall_asks
 check "wrong values are refused by name" values_are_checked
 check "alert rules are right and fire" alerts_are_right
