@@ -81,8 +81,22 @@ uninstall_asks() {
 metrics_are_there() {
   local name
   grep -ohE 'ublk_[a-z_]+' "$CHART"/files/{alerts.yaml,dashboard.json} | sed 's/_bucket$//' | sort -u | while read -r name; do
-    grep -rqF "\"$name\"" --include='*.cc' "$REPO"/{node,controller} || { echo "no program has $name"; exit 1; }
+    grep -rqF "\"$name\"" --include='*.cc' --exclude='*_test.cc' "$REPO"/{node,controller} || { echo "no program has $name"; exit 1; }
   done
+}
+# Labels by which rules and dashboard choose, group and speak; some are Prometheus's own.
+labels_are_there() {
+  local label
+  {
+    grep -ohE 'by \([a-z_, ]+\)' "$CHART"/files/{alerts.yaml,dashboard.json} | sed 's/^by //' | grep -oE '[a-z_]+'
+    grep -oE '\$labels\.[a-z_]+' "$CHART/files/alerts.yaml" | cut -d . -f 2
+    jq -r '.. | objects | .legendFormat? // empty' "$CHART/files/dashboard.json" | grep -oE '\{\{[a-z_]+' | tr -d '{'
+    grep -ohE 'ublk_[a-z_]+\{[^}]*\}' "$CHART"/files/{alerts.yaml,dashboard.json} | grep -oE '[{,][a-z_]+(=|!)' | tr -d '{,=!'
+  } | sort -u | grep -vxE 'le|instance' >"$WORK/labels"
+  grep -qx volume "$WORK/labels"
+  while read -r label; do
+    grep -rqF "{\"$label\", " --include='*.cc' --exclude='*_test.cc' "$REPO"/{node,controller} || { echo "no program has a label $label"; exit 1; }
+  done <"$WORK/labels"
 }
 dashboard_is_json() { jq -e '.panels | length > 0' "$CHART/files/dashboard.json"; }
 
@@ -100,6 +114,7 @@ check "an uninstall asks first, unless told otherwise" uninstall_asks
 check "wrong values are refused by name" values_are_checked
 check "alert rules are right and fire" alerts_are_right
 check "programs have every metric that is asked for" metrics_are_there
+check "and every label" labels_are_there
 check "the dashboard is JSON" dashboard_is_json
 check "no memory limit for the spawner" spawner_has_no_memory_limit
 ((!FAILED))
