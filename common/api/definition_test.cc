@@ -105,7 +105,7 @@ TEST(DefinitionTest, ChoicesAreTheSame) {
     Names defined;
     for (const auto& value : schema.value("enum", json::array()))
       defined.insert(value.is_string() ? value.get<std::string>() : value.dump());
-    choices += defined.empty() ? 0 : 1;
+    choices += size_t{defined.empty() ? 0U : 1U};
     EXPECT_EQ(defined, message.starts_with("unknown value") ? offered(message) : Names{})
         << "choices of spec." << path;
   }

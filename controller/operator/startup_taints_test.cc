@@ -95,7 +95,7 @@ class StartupTaintsTest : public ::testing::Test {
 };
 
 TEST_F(StartupTaintsTest, ANodeThatServesIsFreedAndKeepsItsOtherTaints) {
-  add_node({theirs, ours});
+  add_node(json::array({theirs, ours}));
   start();
   ASSERT_TRUE(has_seen_the_taint());
   ready(true);
@@ -108,7 +108,7 @@ TEST_F(StartupTaintsTest, ANodeThatServesIsFreedAndKeepsItsOtherTaints) {
 
 TEST_F(StartupTaintsTest, ANodeThatIsSilentIsNot) {
   ready(true);  // from an earlier life
-  add_node({ours});
+  add_node(json::array({ours}));
   start();
   ASSERT_TRUE(has_seen_the_taint());
   ASSERT_TRUE(has_looked());
@@ -117,7 +117,7 @@ TEST_F(StartupTaintsTest, ANodeThatIsSilentIsNot) {
 
 TEST_F(StartupTaintsTest, ANodeThatIsNotReadyIsNotUntilItIs) {
   ready(false);
-  add_node({ours});
+  add_node(json::array({ours}));
   start();
   ASSERT_TRUE(has_seen_the_taint());
   ASSERT_TRUE(has_looked());
@@ -136,7 +136,7 @@ TEST_F(StartupTaintsTest, ANewNodeWaitsForARenewalOfItsOwn) {
   start();
   beat();
   ASSERT_TRUE(has_seen_it_alive());
-  add_node({ours});
+  add_node(json::array({ours}));
   ASSERT_TRUE(has_seen_the_taint());
   ready(true);
   ASSERT_TRUE(has_looked());
@@ -150,10 +150,10 @@ TEST_F(StartupTaintsTest, AnothersChangeInBetweenIsNotLost) {
   server_->interfere(
       [&](const kube::HttpRequest& request) -> std::optional<Result<kube::HttpResponse>> {
         if (request.method == "PATCH" && request.path.starts_with(node) && patches++ == 0)
-          add_node({theirs, ours});
+          add_node(json::array({theirs, ours}));
         return std::nullopt;
       });
-  add_node({ours});
+  add_node(json::array({ours}));
   start();
   ASSERT_TRUE(has_seen_the_taint());
   ready(true);
@@ -170,7 +170,7 @@ TEST_F(StartupTaintsTest, WithoutAKeyNodesAreNotLookedAt) {
         requests += request.path.starts_with("/api/v1/nodes") ? 1 : 0;
         return std::nullopt;
       });
-  add_node({ours});
+  add_node(json::array({ours}));
   ready(true);
   start("");
   beat();
