@@ -123,6 +123,14 @@ Result<nlohmann::json> KubeClient::merge_patch(const std::string& path, const nl
   return send({"PATCH", path + who, "application/merge-patch+json", patch.dump()}, "patch", cancel);
 }
 
+Result<nlohmann::json> KubeClient::json_patch(const std::string& path, const nlohmann::json& patch,
+                                              const std::string& manager,
+                                              const Cancel& cancel) const {
+  return send({"PATCH", path + "?fieldManager=" + query_escape(manager),
+               "application/json-patch+json", patch.dump()},
+              "patch", cancel);
+}
+
 Result<void> KubeClient::remove(const std::string& path, const Cancel& cancel) const {
   auto gone = send({"DELETE", path, "", ""}, "delete", cancel);
   if (!gone) return std::move(gone).error();

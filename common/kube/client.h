@@ -58,6 +58,11 @@ class KubeClient {
                                                    const nlohmann::json& patch,
                                                    const std::string& manager,
                                                    const Cancel& cancel) const;
+  // RFC 6902: all operations or none; EINVAL also when one does not fit, such as a test that fails.
+  [[nodiscard]] Result<nlohmann::json> json_patch(const std::string& path,
+                                                  const nlohmann::json& patch,
+                                                  const std::string& manager,
+                                                  const Cancel& cancel) const;
   [[nodiscard]] Result<void> remove(const std::string& path, const Cancel& cancel) const;
   [[nodiscard]] const std::shared_ptr<Transport>& transport() const { return transport_; }
 

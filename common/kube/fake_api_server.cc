@@ -136,7 +136,8 @@ HttpResponse FakeApiServer::change(const std::string& path, const std::string& s
     return refuse(404, "NotFound", path + " not found");
   }
   const json& have = known->second;
-  const json metadata = wanted.value("metadata", json::object());
+  const json metadata =
+      wanted.is_object() ? wanted.value("metadata", json::object()) : json::object();
   const std::string version = text(metadata, "resourceVersion");
   if (!version.empty() && version != text(have["metadata"], "resourceVersion"))
     return refuse(409, "Conflict", "the object has been modified");
@@ -145,6 +146,12 @@ HttpResponse FakeApiServer::change(const std::string& path, const std::string& s
     next = wanted;
   else if (applied)
     merge_applied(next, wanted);
+  else if (request.content_type == "application/json-patch+json")
+    try {
+      next = have.patch(wanted);
+    } catch (const json::exception& error) {
+      return refuse(422, "", error.what());
+    }
   else
     next.merge_patch(wanted);
   if (subresource == "status") {  // nothing else changes by it

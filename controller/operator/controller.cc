@@ -87,6 +87,7 @@ Controller::Controller(const std::shared_ptr<kube::Transport>& transport, Option
                     [this] {
                       const std::scoped_lock lock(mutex_);
                       changed_.notify_all();
+                      if (taints_) taints_->look_all();
                     },
                 .on_lost = std::move(on_lost)},
                log_) {
@@ -101,6 +102,16 @@ Controller::Controller(const std::shared_ptr<kube::Transport>& transport, Option
         },
         [this] { kind_synced(); }, log_);
   }
+  if (!options_.startup_taint.empty()) {
+    taints_ = std::make_unique<StartupTaints>(
+        transport, options_.startup_taint,
+        [this](const std::string& node) {
+          if (!elector_.leads()) return false;
+          const std::scoped_lock lock(mutex_);
+          return inventory_.serves(node);
+        },
+        registry, log_);
+  }
   registry.on_scrape([this] { look(); });
 }
 
@@ -108,6 +119,7 @@ Controller::~Controller() { stop(); }
 
 void Controller::start() {
   for (const auto& reflector : reflectors_) reflector->start();
+  if (taints_) taints_->start();
   elector_.start();
   worker_ = std::thread([this] { run(); });
 }
@@ -120,6 +132,7 @@ void Controller::stop() {
   changed_.notify_all();
   cancel_.cancel();
   if (worker_.joinable()) worker_.join();
+  if (taints_) taints_->stop();
   elector_.release();
 }
 
@@ -153,6 +166,7 @@ void Controller::node_changed(const std::string& name, const json* object) {
   if (object != nullptr) record = read_node(*object);
   const std::scoped_lock lock(mutex_);
   enqueue(inventory_.node_changed(name, std::move(record)));
+  if (taints_) taints_->look(name);
 }
 
 void Controller::lease_changed(const std::string& name, const json* object) {
@@ -162,8 +176,11 @@ void Controller::lease_changed(const std::string& name, const json* object) {
   if (!name.starts_with(prefix)) return enqueue(inventory_.leases_heard(Clock::now()));
   std::optional<LeaseRecord> record;
   if (object != nullptr) record = read_node_lease(*object);
-  enqueue(inventory_.node_lease_changed(name.substr(prefix.size()), std::move(record), Clock::now(),
+  const std::string node = name.substr(prefix.size());
+  const bool renewed = record.has_value();
+  enqueue(inventory_.node_lease_changed(node, std::move(record), Clock::now(),
                                         std::chrono::system_clock::now()));
+  if (taints_ && renewed) taints_->renewed(node);
 }
 
 void Controller::kind_synced() {
@@ -195,6 +212,9 @@ void Controller::look() {
   set("ublk_controller_nodes", "Nodes there are.", number(counts.nodes));
   set("ublk_controller_silent_nodes", "Nodes that do not renew their Lease.",
       number(counts.silent_nodes));
+  if (taints_)
+    set("ublk_controller_tainted_nodes", "Nodes that have the start-up taint.",
+        number(taints_->tainted()));
   const auto count = [this](const char* name, const char* help, uint64_t value, const char* what) {
     const auto counter = metrics_.registry.counter(name, help, {{"resource", what}});
     counter.add(static_cast<double>(value) - counter.value());

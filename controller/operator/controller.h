@@ -24,6 +24,7 @@
 #include "common/metrics/metrics.h"
 #include "controller/operator/inventory.h"
 #include "controller/operator/plan.h"
+#include "controller/operator/startup_taints.h"
 #include "controller/operator/work_queue.h"
 
 namespace ublk_operator::controller {
@@ -34,6 +35,7 @@ class Controller {
     std::string namespace_name;  // of the leases
     std::string identity;        // of this process; a pod's name
     std::string lease_name = "ublk-controller";
+    std::string startup_taint;  // key of the taint to take off nodes that serve; empty: none
   };
 
   Controller(const std::shared_ptr<kube::Transport>& transport, Options options,
@@ -102,7 +104,8 @@ class Controller {
   kube::EventRecorder events_;
   kube::LeaderElector elector_;
   std::thread worker_;
-  // The last: their threads use what is above.
+  // The last: their threads use what is above. No start-up taint: nobody to take it off.
+  std::unique_ptr<StartupTaints> taints_;
   std::array<std::unique_ptr<kube::Reflector>, kinds> reflectors_;
 };
 

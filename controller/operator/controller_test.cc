@@ -30,7 +30,8 @@ class ControllerTest : public ::testing::Test {
   std::unique_ptr<Running> start(const std::string& identity) {
     auto running = std::make_unique<Running>();
     running->controller = std::make_unique<Controller>(
-        server_, Controller::Options{.namespace_name = "ns", .identity = identity},
+        server_,
+        Controller::Options{.namespace_name = "ns", .identity = identity, .startup_taint = {}},
         running->registry, [](const std::string&) {}, null_logger());
     running->controller->start();
     return running;

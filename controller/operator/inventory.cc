@@ -211,6 +211,11 @@ Life Inventory::life(const std::string& node) const {
   return known == lives_.end() ? Life::silent : known->second;
 }
 
+bool Inventory::serves(const std::string& node) const {
+  const auto known = nodes_.find(node);
+  return known != nodes_.end() && known->second.ready && life(node) == Life::alive;
+}
+
 std::vector<NodeView> Inventory::views(const VolumeRecord& volume) const {
   std::vector<NodeView> views;
   views.reserve(nodes_.size());

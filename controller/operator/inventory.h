@@ -43,6 +43,8 @@ class Inventory {
   [[nodiscard]] const VolumeRecord* volume(const std::string& name) const;
   [[nodiscard]] bool has_node(const std::string& name) const { return nodes_.contains(name); }
   [[nodiscard]] Life life(const std::string& node) const;
+  // Alive, and says that ublk works there.
+  [[nodiscard]] bool serves(const std::string& node) const;
   // Every node, as this volume sees it.
   [[nodiscard]] std::vector<NodeView> views(const VolumeRecord& volume) const;
   [[nodiscard]] Names all_volumes() const;

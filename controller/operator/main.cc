@@ -1,4 +1,5 @@
-// ublk-controller: binds volumes to nodes and keeps their finalizers.
+// ublk-controller: binds volumes to nodes and keeps their finalizers. `check-uninstall` is another
+// program in its place: the chart's question before an uninstall, asked once.
 #include <poll.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 #include "common/kube/transport.h"
 #include "common/metrics/metrics.h"
 #include "controller/operator/controller.h"
+#include "controller/operator/uninstall.h"
 
 namespace {
 
@@ -25,6 +27,7 @@ struct Settings {
   std::string namespace_name;
   std::string identity;
   std::string listen = "0.0.0.0:8080";
+  std::string startup_taint;
   std::string log_level = "info";
 };
 
@@ -62,6 +65,20 @@ int wait_for_end(const UniqueFd& stop, const EventFd& lost) {
   return fds[1].revents != 0 ? 1 : 0;
 }
 
+// Exit status 2, which the chart's Job takes for an answer: volumes have devices. 1: nobody knows.
+int check_uninstall(const Settings& settings) {
+  const auto config = kube::default_config(settings.kubeconfig, settings.context);
+  if (!config) return fail(config.error());
+  auto transport = kube::make_transport(*config);
+  if (!transport) return fail(transport.error());
+  const kube::KubeClient client(std::move(transport).value());
+  const auto found = controller::volumes_with_device(client, kube::Cancel());
+  if (!found) return fail(found.error());
+  if (found->empty()) return 0;
+  std::fputs(controller::refusal(*found).c_str(), stderr);
+  return 2;
+}
+
 int run(const Settings& settings) {
   const auto stop = stop_signals();
   if (!stop) return fail(stop.error());
@@ -78,7 +95,8 @@ int run(const Settings& settings) {
       transport,
       {.namespace_name =
            settings.namespace_name.empty() ? config->namespace_name : settings.namespace_name,
-       .identity = settings.identity.empty() ? host_name() : settings.identity},
+       .identity = settings.identity.empty() ? host_name() : settings.identity,
+       .startup_taint = settings.startup_taint},
       registry, [&lost](const std::string&) { lost.signal(); }, *log);
   auto server = http::HttpServer::listen(settings.listen, pages(control, registry));
   if (!server) return fail(server.error());
@@ -108,8 +126,13 @@ int main(int argc, char** argv) {
                  "of this process among those who may lead; without it the host's name");
   app.add_option("--listen", settings.listen, "ADDRESS:PORT of /metrics, /healthz and /readyz")
       ->capture_default_str();
+  app.add_option("--startup-taint", settings.startup_taint,
+                 "key of a taint to take off each node once it serves volumes; without it none");
   app.add_option("--log-level", settings.log_level, "debug, info, warn or error")
       ->capture_default_str();
+  const auto* check = app.add_subcommand(
+      "check-uninstall", "Exit status 2, and a list, while volumes have devices; changes nothing.");
+  app.fallthrough()->require_subcommand(0, 1);
   CLI11_PARSE(app, argc, argv);
-  return run(settings);
+  return check->parsed() ? check_uninstall(settings) : run(settings);
 }

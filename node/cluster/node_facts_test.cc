@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "common/api/test_definition.h"
 #include "node/ublk/device.h"
 
 namespace ublk_operator {
@@ -66,6 +67,23 @@ TEST(NodeStatusTest, APoolThatIsNotThereOffersNoSpaceAndSaysWhy) {
   const auto status = node_status(good_facts(), {pool}, "1");
   EXPECT_EQ(status["pools"][0], (nlohmann::json{{"name", "fast"}, {"path", "/fast"}}));
   EXPECT_EQ(status["warnings"][0], "pool fast: ENOENT open /fast");
+}
+
+// A field that the definition lacks would be dropped by the API server, which says nothing.
+TEST(NodeStatusTest, IsWhatTheDefinitionHas) {
+  const auto status = node_status(good_facts(), look_at_pools({{"fast", "/nothing/here"}}), "1");
+  const auto values = test_definition::values_of(status);
+  const auto defined = test_definition::leaves_of(
+      test_definition::schema(UBLK_SOURCE_DIR, "ublknodes.yaml")["properties"]["status"]);
+  for (const auto& [path, value] : values) {
+    ASSERT_TRUE(defined.contains(path)) << "the definition does not know status." << path;
+    EXPECT_TRUE(test_definition::is_of_type(value, defined.at(path))) << path << ": " << value;
+  }
+  for (const auto& [path, schema] : defined) {
+    const bool when_written =
+        path == "conditions[].observedGeneration" || path == "conditions[].lastTransitionTime";
+    EXPECT_TRUE(when_written || values.contains(path)) << "nobody writes status." << path;
+  }
 }
 
 }  // namespace

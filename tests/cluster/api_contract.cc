@@ -102,6 +102,29 @@ TEST_P(ApiContractTest, TheUidIsNoPreconditionOfAStatus) {
           .ok());
 }
 
+TEST_P(ApiContractTest, AJsonPatchThatDoesNotFitWritesNothing) {
+  create("c1");
+  ASSERT_TRUE(client_
+                  ->merge_patch(volumes_.path("c1"),
+                                {{"metadata", {{"annotations", {{"a", "b"}, {"c", "d"}}}}}}, "t",
+                                never_)
+                  .ok());
+  const auto remove_if = [&](const std::string& value) {
+    return client_->json_patch(
+        volumes_.path("c1"),
+        {{{"op", "remove"}, {"path", "/metadata/annotations/c"}},
+         {{"op", "test"}, {"path", "/metadata/annotations/a"}, {"value", value}},
+         {{"op", "remove"}, {"path", "/metadata/annotations/a"}}},
+        "t", never_);
+  };
+  EXPECT_EQ(remove_if("other").err(), EINVAL);
+  EXPECT_EQ(get("c1")["metadata"]["annotations"].size(), 2U);
+  const auto removed = remove_if("b");
+  ASSERT_TRUE(removed.ok()) << removed.error().to_string();
+  EXPECT_FALSE((*removed)["metadata"].value("annotations", json::object()).contains("a"));
+  EXPECT_EQ(remove_if("b").err(), EINVAL) << "it is not there any more";
+}
+
 TEST_P(ApiContractTest, AFinalizerKeepsWhatIsDeleted) {
   create("c1", "ublk.dev/device");
   ASSERT_TRUE(client_->remove(volumes_.path("c1"), never_).ok());

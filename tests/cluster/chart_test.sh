@@ -27,6 +27,7 @@ everything_on() {
   grep -q -- '--pool=default=/srv/slow$' "$WORK/all.yaml"
   grep -q -- '--pool=fast=/srv/fast,require-mount$' "$WORK/all.yaml"
   grep -q -- '--standbys=2' "$WORK/all.yaml"
+  grep -q -- '--startup-taint=example.com/starting' "$WORK/all.yaml"
   grep -q 'image: localhost/ublk-operator@sha256:a' "$WORK/all.yaml"
   same 2 "$(grep -c 'kind: ServiceMonitor' "$WORK/all.yaml")"
   same 1 "$(grep -c 'kind: PrometheusRule' "$WORK/all.yaml")"
@@ -59,11 +60,45 @@ alerts_are_right() {
   cp "$CHART/files/alerts.yaml" "$REPO/tests/cluster/alerts_test.yaml" "$WORK/"
   promtool test rules "$WORK/alerts_test.yaml"
 }
+# Who takes the taint off has to get onto such a node; who does not may not touch nodes.
+startup_taint() {
+  render --set node.startupTaint=example.com/starting,node.tolerations=null >"$WORK/taint.yaml"
+  same 3 "$(grep -c 'key: "example.com/starting"' "$WORK/taint.yaml")"
+  same 1 "$(grep -c 'resources: \[nodes\]' "$WORK/taint.yaml")"
+  same 2 "$(grep -c 'name: ublk-startup-taint' "$WORK/taint.yaml")"
+  same 0 "$(render | grep -cE 'resources: \[nodes|ublk-startup-taint|startup-taint=')"
+  refuses "node/startupTaint" --set node.startupTaint='a b'
+  refuses "node/startupTaint" --set node.startupTaint=ublk.dev/x:NoSchedule
+}
+uninstall_asks() {
+  render -s templates/uninstall-check.yaml >"$WORK/uninstall.yaml"
+  # All of it comes with the hook and goes with it, and the Job that refused stays to be read.
+  same 4 "$(grep -c '^kind: ' "$WORK/uninstall.yaml")"
+  same 4 "$(grep -c 'helm.sh/hook: pre-delete' "$WORK/uninstall.yaml")"
+  same 4 "$(grep -c 'helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded$' "$WORK/uninstall.yaml")"
+  same "verbs: [list]" "$(grep -o 'verbs: .*' "$WORK/uninstall.yaml")"
+  fails_with "could not find template" render -s templates/uninstall-check.yaml --set uninstall.force=true
+  refuses "uninstall/force" --set uninstall.force=maybe
+}
 metrics_are_there() {
   local name
   grep -ohE 'ublk_[a-z_]+' "$CHART"/files/{alerts.yaml,dashboard.json} | sed 's/_bucket$//' | sort -u | while read -r name; do
-    grep -rqF "\"$name\"" --include='*.cc' "$REPO"/{node,controller} || { echo "no program has $name"; exit 1; }
+    grep -rqF "\"$name\"" --include='*.cc' --exclude='*_test.cc' "$REPO"/{node,controller} || { echo "no program has $name"; exit 1; }
   done
+}
+# Labels by which rules and dashboard choose, group and speak; some are Prometheus's own.
+labels_are_there() {
+  local label
+  {
+    grep -ohE 'by \([a-z_, ]+\)' "$CHART"/files/{alerts.yaml,dashboard.json} | sed 's/^by //' | grep -oE '[a-z_]+'
+    grep -oE '\$labels\.[a-z_]+' "$CHART/files/alerts.yaml" | cut -d . -f 2
+    jq -r '.. | objects | .legendFormat? // empty' "$CHART/files/dashboard.json" | grep -oE '\{\{[a-z_]+' | tr -d '{'
+    grep -ohE 'ublk_[a-z_]+\{[^}]*\}' "$CHART"/files/{alerts.yaml,dashboard.json} | grep -oE '[{,][a-z_]+(=|!)' | tr -d '{,=!'
+  } | sort -u | grep -vxE 'le|instance' >"$WORK/labels"
+  grep -qx volume "$WORK/labels"
+  while read -r label; do
+    grep -rqF "{\"$label\", " --include='*.cc' --exclude='*_test.cc' "$REPO"/{node,controller} || { echo "no program has a label $label"; exit 1; }
+  done <"$WORK/labels"
 }
 dashboard_is_json() { jq -e '.panels | length > 0' "$CHART/files/dashboard.json"; }
 
@@ -76,9 +111,12 @@ check "all options on" everything_on
 check "what needs other operators is off by default" off_by_default
 check "no role has a wildcard" no_wildcards
 check "an uninstall leaves the definitions" definitions_stay
+check "the start-up taint is tolerated, and only with it nodes are written" startup_taint
+check "an uninstall asks first, unless told otherwise" uninstall_asks
 check "wrong values are refused by name" values_are_checked
 check "alert rules are right and fire" alerts_are_right
 check "programs have every metric that is asked for" metrics_are_there
+check "and every label" labels_are_there
 check "the dashboard is JSON" dashboard_is_json
 check "no memory limit for the spawner" spawner_has_no_memory_limit
 ((!FAILED))

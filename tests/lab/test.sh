@@ -117,7 +117,7 @@ stage_cluster() {
       export ROUNDS=1 KILLS=2
       SKIPS+=("cluster: the other rounds of recovery_test: \`./dev test --long cluster\` kills everything ten times")
     fi
-    checks_stage recovery_test
+    checks_stage recovery_test chart_lifecycle_test
     note=$(sed -n 's/^  \(Reissue .*max [0-9]* ms\)$/\1/p' "$RESULTS/recovery_test.log" | tail -n 1)
   fi
   log=$RESULTS/cluster-down.log

@@ -23,6 +23,18 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 {{- end }}
 
+{{/* Whose node may have the start-up taint, which on a new cluster is every node: who takes it off must get there first. */}}
+{{- define "ublk.controllerTolerations" -}}
+{{- if or .Values.controller.tolerations .Values.node.startupTaint -}}
+tolerations:
+  {{- with .Values.controller.tolerations }}{{ toYaml . | nindent 2 }}{{ end }}
+  {{- with .Values.node.startupTaint }}
+  - key: {{ . | quote }}
+    operator: Exists
+  {{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Where an agent lives in the API server's eyes. */}}
 {{- define "ublk.nodeUser" -}}
 system:serviceaccount:{{ .Release.Namespace }}:ublk-node
