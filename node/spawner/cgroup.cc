@@ -127,7 +127,8 @@ Result<ServerCgroups> ServerCgroups::create() {
 Result<UniqueFd> ServerCgroups::add(uint64_t id, uint64_t memory_max_bytes) {
   if (!available()) return Error{ENOTSUP, "mkdir", "cgroup", "no cgroup is ours"};
   const std::string leaf = servers_ + "/" + std::to_string(id);
-  // EEXIST: left by a spawner before us whose server has not been released yet.
+  // One that a spawner before us left counts that one's servers; EEXIST: it is not released yet.
+  ::rmdir(leaf.c_str());
   if (::mkdir(leaf.c_str(), 0755) < 0 && errno != EEXIST) return errno_error("mkdir", leaf);
   const std::string limit = memory_max_bytes == 0 ? "max" : std::to_string(memory_max_bytes);
   if (auto set = write_value(leaf + "/memory.max", limit); !set) return std::move(set).error();
@@ -137,6 +138,16 @@ Result<UniqueFd> ServerCgroups::add(uint64_t id, uint64_t memory_max_bytes) {
   UniqueFd procs(::open((leaf + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC));
   if (!procs.valid()) return errno_error("open", leaf + "/cgroup.procs");
   return procs;
+}
+
+bool ServerCgroups::out_of_memory(uint64_t id) const {
+  if (!available()) return false;
+  const auto events =
+      read_file(servers_ + "/" + std::to_string(id) + "/memory.events", proc_file_bytes_max);
+  if (!events) return false;
+  for (const auto line : split(*events, '\n'))
+    if (line.starts_with("oom_kill ")) return line != "oom_kill 0";
+  return false;
 }
 
 void ServerCgroups::remove(uint64_t id) {

@@ -29,6 +29,9 @@ class ServerCgroups {
   [[nodiscard]] bool available() const { return !servers_.empty(); }
   // Makes the leaf; writing "0" to the returned cgroup.procs moves the writer into it.
   [[nodiscard]] Result<UniqueFd> add(uint64_t id, uint64_t memory_max_bytes);
+  // Whether the kernel killed that server because memory ran out: its own limit, or the machine's.
+  // Before remove().
+  [[nodiscard]] bool out_of_memory(uint64_t id) const;
   // After the server was reaped. A leaf that is still busy is removed with a later one.
   void remove(uint64_t id);
 
