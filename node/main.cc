@@ -17,6 +17,7 @@
 #include <optional>
 
 #include "CLI/CLI.hpp"
+#include "common/base/cgroup.h"
 #include "common/base/file_lock.h"
 #include "common/base/files.h"
 #include "common/base/log.h"
@@ -291,6 +292,9 @@ void add_cluster_options(CLI::App& command, ClusterOptions& cluster) {
 int watchdog_main(const NodeOptions& options) {
   auto log = make_logger("ublk-watchdog", options.log_level);
   if (!log) return fail(log.error());
+  auto cgroup = own_cgroup_folder();
+  if (auto alone = cgroup ? survive_out_of_memory(*cgroup) : cgroup.error(); !alone)
+    (*log)->warn("operation=survive_out_of_memory error=\"{}\"", alone.error().to_string());
   auto status = run_watchdog(options.watched, *log);
   return status ? *status : fail(status.error());
 }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "common/base/cgroup.h"
 #include "common/base/files.h"
 #include "common/base/strings.h"
 
@@ -22,53 +23,49 @@ Result<void> write_value(const std::string& path, std::string_view value) {
   return write_all(fd.get(), value, path);
 }
 
-// Where cgroup2 is mounted, and which part of it: fields 4 (root) and 5 (mount point) of
-// /proc/self/mountinfo, proc(5). Paths with escaped blanks are not looked for.
-Result<std::pair<std::string, std::string>> find_cgroup2() {
-  auto text = read_file("/proc/self/mountinfo", proc_file_bytes_max);
-  if (!text) return std::move(text).error();
-  for (const auto line : split(*text, '\n')) {
-    const size_t dash = line.find(" - ");
-    if (dash == std::string_view::npos || !line.substr(dash + 3).starts_with("cgroup2 ")) continue;
-    const auto fields = split(line.substr(0, dash), ' ');
-    if (fields.size() < 6) continue;
-    return std::pair(std::string(fields[3]), std::string(fields[4]));
-  }
-  return Error{ENOTSUP, "find", "cgroup2", "no cgroup v2 hierarchy is mounted"};
-}
-
-// The path after "0::" of /proc/self/cgroup.
-Result<std::string> own_path() {
-  auto text = read_file("/proc/self/cgroup", proc_file_bytes_max);
-  if (!text) return std::move(text).error();
-  for (const auto line : split(*text, '\n'))
-    if (line.starts_with("0::")) return std::string(line.substr(3));
-  return Error{ENOTSUP, "find", "cgroup", "this process is in no cgroup v2"};
-}
-
+// OWN: where we are, or the cgroup above if the one before us moved our watchdog, and so us.
 Result<std::string> own_directory() {
-  auto mount = find_cgroup2();
-  if (!mount) return std::move(mount).error();
-  auto path = own_path();
-  if (!path) return std::move(path).error();
-  // A container may see only a part of the hierarchy; its root is then cut from our path.
-  std::string relative = *path;
-  if (const std::string& root = mount->first; root != "/" && relative.starts_with(root))
-    relative.erase(0, root.size());
-  if (relative == "/") relative.clear();
-  std::string own = mount->second + relative;
-  // Where the one before us moved our watchdog, and so us.
+  auto own = own_cgroup_folder();
   constexpr std::string_view moved = "/spawner";
-  if (own.ends_with(moved)) {
-    const std::string above = own.substr(0, own.size() - moved.size());
-    if (::access((above + "/servers").c_str(), F_OK) == 0) own = above;
-  }
-  return own;
+  if (!own || !own->ends_with(moved)) return own;
+  const std::string above = own->substr(0, own->size() - moved.size());
+  return ::access((above + "/servers").c_str(), F_OK) == 0 ? above : *own;
 }
 
 bool has_word(std::string_view text, std::string_view word) {
   const auto words = split(trim(text), ' ');
   return std::find(words.begin(), words.end(), word) != words.end();
+}
+
+struct Members {
+  std::vector<std::string> us;  // this process and the one above it
+  std::vector<std::string> strangers;
+};
+Result<Members> strangers_and_us(const std::string& folder) {
+  auto text = read_file(folder + "/cgroup.procs", proc_file_bytes_max);
+  if (!text) return std::move(text).error();
+  const std::string self = std::to_string(::getpid());
+  const std::string above = std::to_string(::getppid());
+  Members members;
+  for (const auto member : split(trim(*text), '\n')) {
+    if (member.empty()) continue;
+    const bool is_us = member == self || member == above;
+    (is_us ? members.us : members.strangers).emplace_back(member);
+  }
+  return members;
+}
+
+// False too for one that has just ended.
+bool runs_our_program(const std::string& process) {
+  struct stat ours{};
+  struct stat theirs{};
+  return ::stat("/proc/self/exe", &ours) == 0 &&
+         ::stat(("/proc/" + process + "/exe").c_str(), &theirs) == 0 &&
+         ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino;
+}
+
+Error shared_with(const std::string& folder, const std::string& process) {
+  return Error{EBUSY, "use", folder, "other processes share this cgroup (" + process + ")"};
 }
 
 // The leaves of a predecessor whose servers are gone.
@@ -95,19 +92,17 @@ Result<ServerCgroups> ServerCgroups::create() {
   const bool is_root = ::access((*own + "/cgroup.type").c_str(), F_OK) < 0;
   std::vector<std::string> ours;
   if (!is_root) {
-    const std::vector<std::string> may_be{std::to_string(::getpid()), std::to_string(::getppid())};
-    for (const std::string& folder : {*own, spawner}) {
-      auto members = read_file(folder + "/cgroup.procs", proc_file_bytes_max);
-      if (!members && members.err() == ENOENT) continue;
-      if (!members) return std::move(members).error();
-      for (const auto member : split(trim(*members), '\n')) {
-        if (member.empty()) continue;
-        if (std::find(may_be.begin(), may_be.end(), member) == may_be.end())
-          return Error{EBUSY, "use", folder,
-                       "other processes share this cgroup (" + std::string(member) + ")"};
-        if (folder == *own) ours.emplace_back(member);
-      }
-    }
+    auto here = strangers_and_us(*own);
+    if (!here) return std::move(here).error();
+    if (!here->strangers.empty()) return shared_with(*own, here->strangers.front());
+    ours = std::move(here->us);
+    auto beside = strangers_and_us(spawner);
+    if (!beside && beside.err() != ENOENT) return std::move(beside).error();
+    // A shell that somebody opened in the container is put beside the watchdog and is in nobody's
+    // way; a spawner there has the leaves.
+    if (beside)
+      for (const auto& stranger : beside->strangers)
+        if (runs_our_program(stranger)) return shared_with(spawner, stranger);
   }
 
   const auto give_up = [&](Error error) {
@@ -132,7 +127,8 @@ Result<ServerCgroups> ServerCgroups::create() {
 Result<UniqueFd> ServerCgroups::add(uint64_t id, uint64_t memory_max_bytes) {
   if (!available()) return Error{ENOTSUP, "mkdir", "cgroup", "no cgroup is ours"};
   const std::string leaf = servers_ + "/" + std::to_string(id);
-  // EEXIST: left by a spawner before us whose server has not been released yet.
+  // One that a spawner before us left counts that one's servers; EEXIST: it is not released yet.
+  ::rmdir(leaf.c_str());
   if (::mkdir(leaf.c_str(), 0755) < 0 && errno != EEXIST) return errno_error("mkdir", leaf);
   const std::string limit = memory_max_bytes == 0 ? "max" : std::to_string(memory_max_bytes);
   if (auto set = write_value(leaf + "/memory.max", limit); !set) return std::move(set).error();
@@ -142,6 +138,16 @@ Result<UniqueFd> ServerCgroups::add(uint64_t id, uint64_t memory_max_bytes) {
   UniqueFd procs(::open((leaf + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC));
   if (!procs.valid()) return errno_error("open", leaf + "/cgroup.procs");
   return procs;
+}
+
+bool ServerCgroups::out_of_memory(uint64_t id) const {
+  if (!available()) return false;
+  const auto events =
+      read_file(servers_ + "/" + std::to_string(id) + "/memory.events", proc_file_bytes_max);
+  if (!events) return false;
+  for (const auto line : split(*events, '\n'))
+    if (line.starts_with("oom_kill ")) return line != "oom_kill 0";
+  return false;
 }
 
 void ServerCgroups::remove(uint64_t id) {

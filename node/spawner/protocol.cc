@@ -13,8 +13,9 @@ std::string ExitNotice::to_string() const {
   if (signal == 0) return "exited with status " + std::to_string(exit_code);
   const char* name = sigabbrev_np(signal);
   const std::string number = std::to_string(signal);
-  return name != nullptr ? "killed by SIG" + std::string(name) + " (" + number + ")"
-                         : "killed by signal " + number;
+  return (name != nullptr ? "killed by SIG" + std::string(name) + " (" + number + ")"
+                          : "killed by signal " + number) +
+         (out_of_memory ? ", out of memory" : "");
 }
 
 json to_json(const SpawnRequest& request) {
@@ -76,6 +77,7 @@ json to_json(const ExitNotice& notice) {
     body["signal"] = notice.signal;
   else
     body["code"] = notice.exit_code;
+  if (notice.out_of_memory) body["outOfMemory"] = true;
   return body;
 }
 
@@ -90,6 +92,7 @@ Result<ExitNotice> exit_notice_from_json(const json& body) {
   notice.id = *id;
   notice.pid = *pid;
   (body.contains("signal") ? notice.signal : notice.exit_code) = *how;
+  notice.out_of_memory = body.contains("outOfMemory");  // from spawners that know it
   return notice;
 }
 

@@ -13,7 +13,7 @@
 //       remembered for the next list; no answer
 //   {"type":"subscribe"}
 //       -> {"type":"subscribed"}, and from then on this connection gets for every server that ends
-//          {"type":"exited", id, pid, "code"|"signal"}
+//          {"type":"exited", id, pid, "code"|"signal", "outOfMemory"?}
 //   {"type":"shutdown"}
 //       -> {"type":"stopped"} when all servers are killed and reaped; then the spawner exits.
 //          Only for tests and uninstall.
@@ -61,7 +61,9 @@ struct ExitNotice {
   pid_t pid = -1;
   int exit_code = -1;  // or
   int signal = 0;
-  [[nodiscard]] std::string to_string() const;  // "killed by SIGKILL (9)", "exited with status 1"
+  bool out_of_memory = false;  // the kernel's OOM killer sent the signal
+  // "killed by SIGKILL (9)", "killed by SIGKILL (9), out of memory", "exited with status 1"
+  [[nodiscard]] std::string to_string() const;
 };
 
 // EPROTO: a field is missing, of the wrong type or out of range; the detail names it.

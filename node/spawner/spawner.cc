@@ -378,18 +378,21 @@ class Spawner::Loop {
     Server server = std::move(servers_.at(id));
     forget(server.fds->pidfd.fd());  // copies of it may live on in messages that wait
     servers_.erase(id);
+    const bool out_of_memory = cgroups_.out_of_memory(id);
     cgroups_.remove(id);
     if (!server.failed || server.listed)
-      announce(server.info, reaped > 0 ? std::optional(status) : std::nullopt);
+      announce(server.info, reaped > 0 ? std::optional(status) : std::nullopt, out_of_memory);
     listen_after_close();
   }
 
-  void announce(const ServerInfo& info, std::optional<int> status) {
-    ExitNotice notice{info.id, info.pid, -1, 0};
-    if (status && WIFSIGNALED(*status))
+  void announce(const ServerInfo& info, std::optional<int> status, bool out_of_memory) {
+    ExitNotice notice{info.id, info.pid, -1, 0, false};
+    if (status && WIFSIGNALED(*status)) {
       notice.signal = WTERMSIG(*status);
-    else if (status)
+      notice.out_of_memory = out_of_memory && notice.signal == SIGKILL;
+    } else if (status) {
       notice.exit_code = WEXITSTATUS(*status);
+    }
     log_->info("server={} pid={} volume={} {}", info.id, info.pid, info.volume, notice.to_string());
     const json body = to_json(notice);
     std::vector<uint64_t> subscribers;  // send() may drop a connection

@@ -528,6 +528,17 @@ TEST_F(SpawnerDaemonTest, SigtermKillsTheServersAndEndsTheSpawner) {
   EXPECT_NE(log().find("stopped"), std::string::npos) << log();
 }
 
+TEST(ExitNoticeTest, SaysHowAServerEnded) {
+  const ExitNotice killed{7, 42, -1, SIGKILL, true};
+  const auto read = exit_notice_from_json(to_json(killed));
+  ASSERT_TRUE(read.ok());
+  EXPECT_EQ(read->to_string(), "killed by SIGKILL (9), out of memory");
+  EXPECT_EQ((ExitNotice{7, 42, 1, 0, false}).to_string(), "exited with status 1");
+  auto older = to_json(killed);
+  older.erase("outOfMemory");
+  EXPECT_EQ(exit_notice_from_json(older)->to_string(), "killed by SIGKILL (9)");
+}
+
 TEST_F(SpawnerDaemonTest, ServersGetALeafCgroupWhereThatIsPossible) {
   ASSERT_TRUE(start_spawner_daemon(options_).ok()) << log();
   auto client = connect_spawner(socket_);

@@ -13,6 +13,7 @@
 #include <optional>
 
 #include "common/base/error.h"
+#include "common/base/files.h"
 #include "common/base/strings.h"
 #include "common/base/unique_fd.h"
 
@@ -88,6 +89,13 @@ std::optional<int> reap(pid_t pid) {
 }
 
 }  // namespace
+
+Result<void> survive_out_of_memory(const std::string& folder) {
+  const std::string path = folder + "/memory.oom.group";
+  const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  if (!fd.valid()) return errno_error("open", path);
+  return write_all(fd.get(), "0", path);
+}
 
 Result<int> run_watchdog(const std::vector<std::string>& command, const Logger& log) {
   const sigset_t set = all_signals();

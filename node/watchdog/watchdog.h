@@ -40,6 +40,11 @@ class RestartPace {
   std::deque<Clock::time_point> deaths_;  // of the window, at most burst + 8
 };
 
+// Lets the kernel end single processes of the cgroup `folder` when memory runs out. The kubelet has
+// every container ended as a whole (memory.oom.group), with the watchdog that is to start its
+// program again, and in the spawner's with all servers. ENOENT: no memory controller there.
+[[nodiscard]] Result<void> survive_out_of_memory(const std::string& folder);
+
 // Returns what the watchdog's own exit status is to be: the program's, 128 + N after signal N.
 [[nodiscard]] Result<int> run_watchdog(const std::vector<std::string>& command, const Logger& log);
 

@@ -10,6 +10,7 @@
 #include <csignal>
 #include <string>
 
+#include "common/base/files.h"
 #include "common/base/unique_fd.h"
 
 namespace ublk_operator {
@@ -26,6 +27,19 @@ TEST(RestartPaceTest, TheFirstTwentyOfAMinuteWaitForNothing) {
   for (int i = 0; i < 20; ++i) (void)pace.died(start + 23s + i * 10ms);
   EXPECT_EQ(pace.died(start + 24s), 10s);
   EXPECT_EQ(pace.died(start + 2min), 0ms) << "a minute without a death";
+}
+
+TEST(SurviveOutOfMemoryTest, TheGroupsEndIsSwitchedOff) {
+  char folder[] = "/tmp/watchdog_test.XXXXXX";
+  ASSERT_NE(::mkdtemp(folder), nullptr);
+  const std::string path = std::string(folder) + "/memory.oom.group";
+  EXPECT_EQ(survive_out_of_memory(folder).err(), ENOENT);
+  EXPECT_NE(::access(path.c_str(), F_OK), 0) << "nothing was made";
+  ASSERT_TRUE(write_file_atomically(path, "1\n").ok());
+  EXPECT_TRUE(survive_out_of_memory(folder).ok());
+  EXPECT_EQ(read_file(path, 16).value(), "0\n");
+  ::unlink(path.c_str());
+  ::rmdir(folder);
 }
 
 // A watchdog in a process of its own; what it runs writes lines into a pipe.

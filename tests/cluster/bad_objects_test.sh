@@ -191,8 +191,8 @@ check "what is left out gets the documented default" defaults
 columns() {
   apply '.spec.nodeName = "a"' good
   same "NAME NODE SIZE MODE STATE READY RECOVERIES AGE" "$(kubectl get ublkvolumes | head -n 1 | xargs)"
-  same "good" "$(kubectl get uv --field-selector spec.nodeName=a -o 'jsonpath={.items[*].metadata.name}')"
-  same "" "$(kubectl get uv --field-selector spec.nodeName=b -o 'jsonpath={.items[*].metadata.name}')"
+  gives "good" kubectl get uv --field-selector spec.nodeName=a -o 'jsonpath={.items[*].metadata.name}'
+  gives "" kubectl get uv --field-selector spec.nodeName=b -o 'jsonpath={.items[*].metadata.name}'
   kubectl get ublk
   kubectl delete ublkvolume good
 }

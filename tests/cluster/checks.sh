@@ -21,11 +21,28 @@ check() {
   printf '%s %s\n' "$verdict" "$name" >>"$COUNTS"
 }
 same() { [[ $1 == "$2" ]] || { printf 'expected "%s", got "%s"\n' "$1" "$2"; return 1; }; }
+# gives TEXT COMMAND...: COMMAND succeeds and prints TEXT and nothing else. (In `same TEXT "$(COMMAND)"` a COMMAND that fails
+# would do too if it prints that before.)
+gives() {
+  local text=$1 got status=0; shift
+  got=$("$@") || status=$?
+  ((!status)) || { printf 'status %s of: %s\n%s\n' "$status" "$*" "$got"; return 1; }
+  same "$text" "$got"
+}
 # fails_with TEXT COMMAND...: COMMAND fails and says TEXT.
 fails_with() {
   local text=$1 said; shift
   if said=$("$@" 2>&1); then printf 'it was accepted:\n%s\n' "$said"; return 1; fi
   grep -qF -- "$text" <<<"$said" || { printf 'expected a message with\n%s\ngot\n%s\n' "$text" "$said"; return 1; }
+}
+
+# await SECONDS COMMAND...: until COMMAND succeeds. For what sends no event.
+await() {
+  local end=$(($(now_ms) + $1 * 1000)); shift
+  until "$@"; do
+    (($(now_ms) < end)) || return 1
+    sleep 0.2
+  done
 }
 
 # use_cluster: kubectl and helm of the cluster that is up, without ./dev, which would look around first each time.

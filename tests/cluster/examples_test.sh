@@ -57,7 +57,7 @@ file_system_again() {
 }
 deleted() {
   kubectl delete -f "$WORK/volume.yaml" --timeout=60s
-  same "" "$("$REPO/dev" cluster node ls /dev/ublk/by-name)"
+  gives "" "$REPO/dev" cluster node ls /dev/ublk/by-name
   "$REPO/dev" cluster node test -s /var/lib/ublk-operator/pool/postgresql/pgdata.img   # Retain
 }
 

@@ -9,7 +9,7 @@ BUILD_PACKAGES=(g++ cmake ninja-build ccache pkg-config liburing-dev libcpprest-
 LINT_PACKAGES=(clang-format-19 clang-tidy-19 shellcheck jq)
 LAB_PACKAGES=(qemu-system-x86 qemu-utils mmdebstrap debian-archive-keyring cpio kmod e2fsprogs busybox-static xz-utils
   zstd jq util-linux)
-CLUSTER_PACKAGES=(gcc libc6-dev openssh-client openssl)
+CLUSTER_PACKAGES=(gcc libc6-dev openssh-client openssl nbdkit)
 # promtool
 CHART_PACKAGES=(prometheus jq)
 IMAGE_PACKAGES=(buildah binutils kmod jq)

@@ -24,7 +24,8 @@ has ublk. Needs root. All of it is built at first use.
   env                   shell commands that put this kubectl, helm and KUBECONFIG into your shell
   load-image FILE.tar   put a docker-archive or OCI archive into the node's containerd
   node [COMMAND...]     run a shell command as root on the node, with its input, output and exit status (255: no node)
-  node-cut              the node's power goes off now; what was not flushed may be lost
+  node-cut              the node's power goes off now; what was not flushed may be lost, and on its disks drop1 and drop2
+                        (/dev/disk/by-id/virtio-drop1) is lost
   node-start            power on again, with the same disk; waits until it is Ready
   node-reboot           an orderly reboot from inside; waits until it is Ready
   stop COMPONENT        end one of etcd, kube-apiserver, kube-controller-manager, kube-scheduler
@@ -48,7 +49,7 @@ ETCD_PORT=$((API_PORT + 1)) ETCD_PEER_PORT=$((API_PORT + 2)) SSH_PORT=$((API_POR
 . "$CLUSTER_LAB/node-image.sh"
 . "$CLUSTER_LAB/control-plane.sh"
 . "$CLUSTER_LAB/node.sh"
-EVERYTHING=("${COMPONENTS[@]}" "$NODE")
+EVERYTHING=("${COMPONENTS[@]}" "${DROPPING_DISKS[@]/#/$NODE-}" "$NODE")
 
 # As tools of this cluster they keep what they cache with it, and read nothing of the user's other clusters.
 as_admin() {
@@ -124,7 +125,7 @@ down() {
   local name bugs had=''
   [[ ! -d $STATE/run ]] || had=1
   # Nothing of it is needed again, so nobody is asked twice; the node goes first, so that nobody misses the others.
-  for name in "$NODE" "$NODE-ssh" kube-scheduler kube-controller-manager kube-apiserver etcd; do stop_process "$name" KILL; done
+  for name in "$NODE" "$NODE-ssh" "${DROPPING_DISKS[@]/#/$NODE-}" kube-scheduler kube-controller-manager kube-apiserver etcd; do stop_process "$name" KILL; done
   delete_data
   if [[ $had ]]; then say "the cluster is down; its logs: $STATE/log"; else say "the cluster is down already"; fi
   [[ -f $STATE/log/kernel.log ]] || return 0
@@ -154,7 +155,13 @@ load_image() {
   node_ssh -n "$NODE" ctr -n k8s.io images import "/lab/share/${file##*/}"
 }
 
-node_cut() { stop_process "$NODE" KILL; stop_process "$NODE-ssh" KILL; say "the node's power is off"; }
+node_cut() {
+  local disk
+  # They go with it; until they do nothing more reaches them.
+  for disk in "${DROPPING_DISKS[@]/#/$NODE-}"; do ! running "$disk" || kill -s STOP "$PID"; done
+  for disk in "$NODE" "${DROPPING_DISKS[@]/#/$NODE-}" "$NODE-ssh"; do stop_process "$disk" KILL; done
+  say "the node's power is off"
+}
 
 node_start() {
   local start

@@ -2,15 +2,19 @@
 # shellcheck shell=bash
 
 NODE=vm1
+# Disks beside its own, /dev/disk/by-id/virtio-NAME there: what is written to them and not flushed is only in the memory of
+# the process that serves them, and a power cut ends that too.
+DROPPING_DISKS=(drop1 drop2)
 
 # make_node: its disk, its key, and the share with what it needs to know. Once for each cluster.
 make_node() {
-  local share=$STATE/node/share root
+  local share=$STATE/node/share root disk
   (umask 077 && mkdir -p "$share")
   # A link, so that the image below the disk stays when the cache drops it.
   ln "$NODE_IMAGE/root.img" "$STATE/node/base.img" 2>/dev/null || cp --sparse=always "$NODE_IMAGE/root.img" "$STATE/node/base.img"
   ln "$NODE_IMAGE/$NODE_KERNEL"/{kernel,initrd} "$STATE/node/" 2>/dev/null || cp "$NODE_IMAGE/$NODE_KERNEL"/{kernel,initrd} "$STATE/node/"
   qemu-img create -q -f qcow2 -b base.img -F raw "$STATE/node/disk.qcow2"
+  for disk in "${DROPPING_DISKS[@]}"; do truncate -s 1G "$STATE/node/$disk.img"; done
   ssh-keygen -q -t ed25519 -N '' -C lab -f "$STATE/node/key"
   cp "$STATE/node/key.pub" "$share/authorized_keys"
   cp "$STATE/pki"/{ca.crt,kubelet.crt,kubelet.key} "$share/"
@@ -23,14 +27,35 @@ make_node() {
   rm -rf "$root"
 }
 
+start_dropping_disks() {
+  local disk
+  for disk in "${DROPPING_DISKS[@]}"; do
+    rm -f "$STATE/node/$disk.sock"
+    # By its own folder, since a socket's name is short; the cache of what is not flushed is an unlinked file there.
+    start_process "$NODE-$disk" env -C "$STATE/node" TMPDIR="$STATE/node" nbdkit --foreground --unix "/proc/self/cwd/$disk.sock" \
+      --filter=cache file "$disk.img" cache=writeback
+  done
+  for disk in "${DROPPING_DISKS[@]}"; do
+    await 20 test -S "$STATE/node/$disk.sock" || { last_words "$NODE-$disk"; fail 1 "nothing serves the node's disk $disk; the end of its log is above."; }
+  done
+}
+
 boot_node() {
+  local disk dropping=()
+  start_dropping_disks
+  for disk in "${DROPPING_DISKS[@]}"; do
+    dropping+=(-drive "if=none,id=$disk,file.driver=nbd,file.server.type=unix,file.server.path=$disk.sock,format=raw,cache=writeback"
+      -device "virtio-blk-pci,drive=$disk,serial=$disk")
+  done
   lab_machine
-  # Flushes are honoured, and only they: qcow2 keeps what it knows of new blocks in memory until then.
+  # Flushes are honoured, and only they: qcow2 keeps what it knows of new blocks in memory until then. (Not of blocks that
+  # were written before: those may survive without a flush, unlike on the disks above.)
   # shellcheck disable=SC2054
-  start_process "$NODE" "${LAB_MACHINE[@]}" -smp "${UBLK_CLUSTER_CPUS:-2}" -m "${UBLK_CLUSTER_MEMORY:-4G}" \
+  start_process "$NODE" env -C "$STATE/node" "${LAB_MACHINE[@]}" -smp "${UBLK_CLUSTER_CPUS:-2}" -m "${UBLK_CLUSTER_MEMORY:-4G}" \
     -kernel "$STATE/node/kernel" -initrd "$STATE/node/initrd" \
     -append "$LAB_PARAMETERS init=/lib/systemd/systemd systemd.show_status=0 net.ifnames=0" \
-    -drive "if=virtio,file=$STATE/node/disk.qcow2,format=qcow2,cache=writeback" \
+    -drive "if=none,id=root,file=$STATE/node/disk.qcow2,format=qcow2,cache=writeback" -device virtio-blk-pci,drive=root \
+    "${dropping[@]}" \
     -chardev "file,id=kernel,path=$STATE/log/kernel.log,append=on" -serial chardev:kernel \
     -netdev "user,id=net,ipv6=off,hostfwd=tcp:127.0.0.1:$SSH_PORT-:22,hostfwd=tcp:127.0.0.1:$KUBELET_PORT-:$KUBELET_PORT" \
     -device virtio-net-pci,netdev=net,romfile= \
