@@ -210,6 +210,10 @@ class ScaleClusterTest : public ::testing::Test {
     folder_ = pattern;
     cluster_ = std::make_unique<Cluster>();
     cluster_->install();
+    const auto config = kube::default_config("");
+    ASSERT_TRUE(config.ok());
+    server_ = config->server;
+    std::ofstream(folder_ + "/ca.crt") << config->authority_data;
   }
   void TearDown() override {
     for (auto& process : agents_) process.end(SIGTERM);
@@ -238,14 +242,11 @@ class ScaleClusterTest : public ::testing::Test {
            {"boundObjectRef", {{"apiVersion", "v1"}, {"kind", "Pod"}, {"name", pod}}}}}},
         cluster_->never());
     ASSERT_TRUE(made.ok()) << made.error().to_string();
-    const auto config = kube::default_config("");
-    ASSERT_TRUE(config.ok());
-    std::ofstream(folder_ + "/ca.crt") << config->authority_data;
     // JSON is YAML.
     std::ofstream(folder_ + "/" + node + ".kubeconfig") << json{
         {"clusters",
          {{{"name", "test"},
-           {"cluster", {{"server", config->server}, {"certificate-authority", "ca.crt"}}}}}},
+           {"cluster", {{"server", server_}, {"certificate-authority", "ca.crt"}}}}}},
         {"users", {{{"name", "agent"}, {"user", {{"token", made->at("status").at("token")}}}}}},
         {"contexts", {{{"name", "agent"}, {"context", {{"cluster", "test"}, {"user", "agent"}}}}}},
         {"current-context", "agent"}};
@@ -333,6 +334,7 @@ class ScaleClusterTest : public ::testing::Test {
   const unsigned nodes_ = setting("UBLK_SCALE_NODES", 10);
   const unsigned quiet_seconds_ = setting("UBLK_SCALE_QUIET_SECONDS", 30);
   std::string folder_;
+  std::string server_;
   std::unique_ptr<Cluster> cluster_;
   std::vector<Process> controllers_;
   std::vector<Process> agents_;
