@@ -349,14 +349,14 @@ TEST_F(ScaleClusterTest, AllBecomeReadyAndThenOnlyHeartbeatsAndWatchesAreAsked) 
   {
     Progress progress(cluster_->transport());
     create_volumes();
-    std::printf("%u volumes on %u nodes: created in %.1f s\n", volumes_, nodes_,
-                seconds_since(begun));
+    const double created = seconds_since(begun);
     ASSERT_TRUE(progress.all_ready(volumes_, 900s)) << progress.counts();
     const auto after = [&](Clock::time_point when) {
       return std::chrono::duration<double>(when - begun).count();
     };
-    std::printf("all bound after %.1f s, all ready after %.1f s\n", after(progress.bound_at()),
-                after(progress.ready_at()));
+    std::printf(
+        "%u volumes on %u nodes: created in %.1f s, all bound after %.1f s, Ready after %.1f s\n",
+        volumes_, nodes_, created, after(progress.bound_at()), after(progress.ready_at()));
   }
   std::printf("CPU until then: controllers %.1f s, agents %.1f s\n", cpu_seconds(controllers_),
               cpu_seconds(agents_));

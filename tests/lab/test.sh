@@ -87,7 +87,7 @@ stage_api() {
   logged env UBLK_APISERVER_LOGS="$out/server" "${sizes[@]}" tests/cluster/apiserver.sh \
     "$LAB_DIR/gtest.sh" "$out" 1 "$VM_LIMIT" "${programs[@]/#/$REPO/build/release/}" || return 0
   report_gtests "$stage" "$out" "${programs[@]##*/}"
-  note="${#programs[@]} programs"
+  note="${#programs[@]} programs; $(sed -n '/^[0-9]* volumes on /p' "$out/scale_cluster_test.log" 2>/dev/null || true)"
 }
 
 # A real cluster, of its own, so that one that is up is left alone: what its API server says, and what applications see
