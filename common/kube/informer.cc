@@ -50,8 +50,8 @@ Informer::Step Informer::next(double random) {
   ++counters_.watches;
   expired_ = false;
   const auto spread = static_cast<double>((options_.watch_max - options_.watch_min).count());
-  return Watch{resource_version_,
-               options_.watch_min + std::chrono::seconds(static_cast<int64_t>(random * spread))};
+  const auto shorter = static_cast<int64_t>((parted_ ? 0 : random) * spread);
+  return Watch{resource_version_, options_.watch_max - std::chrono::seconds(shorter)};
 }
 
 void Informer::waited() { must_wait_ = false; }
@@ -60,10 +60,12 @@ void Informer::list_again() {
   resource_version_.clear();
   continue_token_.clear();
   listed_.clear();
+  parted_ = false;
 }
 
 void Informer::failed() {
   ++failures_;
+  parted_ = false;
   ++counters_.failures;
   must_wait_ = true;
 }
@@ -136,7 +138,8 @@ void Informer::watch_ended(const Result<void>& how, milliseconds lasted) {
     // A first expiry is nobody's fault; a server that expires every fresh version is.
     if (lasted >= useless_watch) return;
   }
-  if (!how || expired_ || lasted < useless_watch) failed();
+  if (!how || expired_ || lasted < useless_watch) return failed();
+  parted_ = true;
 }
 
 void Informer::put(nlohmann::json object) {

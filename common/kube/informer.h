@@ -30,8 +30,8 @@ class Informer {
     unsigned page_limit = 500;
     milliseconds back_off_initial{200};
     milliseconds back_off_max{30'000};
-    // The server ends a watch after this long, a little different each time, so that many clients
-    // do not come back together.
+    // The server ends a watch after the longer time; the first one since a list or a failure a
+    // little sooner, different for each: clients that began together part, and stay apart.
     std::chrono::seconds watch_min{50};
     std::chrono::seconds watch_max{60};
   };
@@ -96,6 +96,7 @@ class Informer {
   bool synced_ = false;
   bool expired_ = false;  // the watch under way is of no use
   bool must_wait_ = false;
+  bool parted_ = false;  // from those that began together
   unsigned failures_ = 0;
   Counters counters_;
 };

@@ -104,6 +104,27 @@ TEST_F(InformerTest, AWatchGoesOnWhereTheLastOneEnded) {
   EXPECT_TRUE(informer_.versions().empty());
 }
 
+TEST_F(InformerTest, ClientsThatBeganTogetherPartOnceAndThenWatchOnceAMinute) {
+  const auto next = [this](double random) {
+    const auto step = informer_.next(random);
+    EXPECT_TRUE(std::holds_alternative<Informer::Watch>(step));
+    return std::get<Informer::Watch>(step).timeout;
+  };
+  sync("10", {});
+  EXPECT_EQ(next(0.5), 55s);
+  informer_.watch_ended({}, 55s);
+  EXPECT_EQ(next(0.9), 60s);
+  informer_.watch_ended({}, 60s);
+  EXPECT_EQ(next(0.1), 60s);
+  // A server that went away lost all its clients at one moment.
+  informer_.watch_ended(Error{ENOTCONN, "watch", "x", ""}, 20s);
+  expect<Informer::Wait>();
+  informer_.waited();
+  EXPECT_EQ(next(0.9), 51s);
+  informer_.watch_ended({}, 51s);
+  EXPECT_EQ(next(0.9), 60s);
+}
+
 TEST_F(InformerTest, WhatAnExpiredWatchMissedIsFoundByListingAnew) {
   sync("10", {object("a", "1"), object("b", "2")});
   take();

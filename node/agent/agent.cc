@@ -265,7 +265,8 @@ void Agent::apply_view(const SourceView& view) {
   std::vector<Problem> problems = view.problems;
   for (const auto& [name, wanted] : view.volumes) {
     auto worker = find(name);
-    if (!worker) {
+    const bool known = worker != nullptr;
+    if (!known) {
       if (workers_.size() >= limits::volumes_max) {
         problems.push_back({wanted.source.file, 0, 0, "",
                             "volume " + name + " is one more than a node may have (" +
@@ -277,15 +278,21 @@ void Agent::apply_view(const SourceView& view) {
       add_worker(std::move(record));
       worker = find(name);
     }
-    if (wanted.volume) {
-      {
-        const std::scoped_lock lock(workers_mutex_);
-        accepted_[name].source = wanted.source;
-      }
-      worker->set_wanted(*wanted.volume, wanted.source, wanted.problems);
-    } else {
-      worker->set_broken(wanted.problems);
+    {
+      const std::scoped_lock lock(workers_mutex_);
+      if (wanted.volume) accepted_[name].source = wanted.source;
+      const auto [told, first] = told_.try_emplace(name);
+      if (known && !first && told->second == wanted) continue;
+      told->second = wanted;
     }
+    if (wanted.volume)
+      worker->set_wanted(*wanted.volume, wanted.source, wanted.problems);
+    else
+      worker->set_broken(wanted.problems);
+  }
+  {
+    const std::scoped_lock lock(workers_mutex_);
+    std::erase_if(told_, [&](const auto& told) { return !view.volumes.contains(told.first); });
   }
   report(problems);
   for (const auto& [name, removed] : view.removed) {
@@ -441,6 +448,8 @@ Result<void> Agent::remove(const std::string& name) {
   if (!removed && removed.err() != ENOENT) return removed;
   // A person said so: that counts also when the file, or its folder, had vanished or was replaced before.
   worker->set_removed();
+  const std::scoped_lock workers(workers_mutex_);
+  told_.erase(name);  // what the source says from now on takes that back
   return {};
 }
 

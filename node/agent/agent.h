@@ -111,6 +111,9 @@ class Agent : public VolumeService {
   std::mutex workers_mutex_;
   std::map<std::string, std::shared_ptr<VolumeWorker>> workers_;
   std::map<std::string, AcceptedVolume> accepted_;  // a worker each
+  // What the source says of a volume and its worker knows already: it is told what is new, or each
+  // change of one volume would wake all of them.
+  std::map<std::string, WantedVolume> told_;
 
   std::mutex board_mutex_;  // held while watchers are called: that is how unwatch() waits for them
   std::map<std::string, Volume> board_;

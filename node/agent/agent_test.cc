@@ -174,7 +174,7 @@ class WholeAgentTest : public TempDirTest {
     options.run_dir = dir_ + "/run";
     options.spawner_socket = dir_ + "/spawner.sock";
     options.server_program = dir_ + "/ublk-server";
-    options.pools = {{"default", Pool(dir_ + "/pool")}};
+    options.pools = {{"default", dir_ + "/pool"}};
     options.paths.dev_dir = dir_ + "/dev";
     options.paths.by_name_dir = dir_ + "/by-name";
     options.paths.udev_dir = dir_ + "/udev";
@@ -182,6 +182,7 @@ class WholeAgentTest : public TempDirTest {
       return kernel_.open_control();
     };
     options.spawner_patience = 0ms;
+    options.on_event = [this](const VolumeEvent& event) { events_.add(event.reason); };
     adjust(options);
     auto agent = Agent::create(std::move(options), null_logger());
     ASSERT_TRUE(agent.ok()) << agent.error().to_string();
@@ -205,6 +206,7 @@ class WholeAgentTest : public TempDirTest {
   }
 
   FakeKernel kernel_{FakePersonality::linux_7_2};
+  Seen events_;  // their reasons
   EventFd stop_ = EventFd::must_create();
   std::unique_ptr<Agent> agent_;
   std::thread thread_;
@@ -281,6 +283,46 @@ TEST_F(DriverlessAgentTest, AVolumeThatIsDeletedGoesWithoutTheDriver) {
   remove("vol");
   EXPECT_TRUE(seen_.wait_for("vol gone"));
   agent_->unwatch(watched);
+}
+
+TEST_F(WholeAgentTest, AManifestIsNoNewsToTheVolumesOfTheOthers) {
+  constexpr unsigned others = 20;
+  constexpr unsigned changes = 10;
+  Seen with_device;
+  Seen there;
+  const uint64_t watch =
+      agent_->watch([&](const std::string& name, const std::optional<Volume>& volume) {
+        if (!volume) return;
+        there.add(name);
+        if (volume->status.device_id) with_device.add(name);
+      });
+  for (unsigned i = 0; i < others; ++i)
+    apply("other" + std::to_string(i), "{size: 4Mi, backend: {\"null\": {}}}");
+  for (unsigned i = 0; i < others; ++i)
+    ASSERT_TRUE(with_device.wait_for("other" + std::to_string(i)));
+  // Without a spawner each of them looks again every second, and whenever it is woken.
+  const auto begun = std::chrono::steady_clock::now();
+  const unsigned before = kernel_.calls("get_dev_info2");
+  for (unsigned i = 0; i < changes; ++i) {
+    apply("new" + std::to_string(i), "{size: 4Mi, running: false, backend: {\"null\": {}}}");
+    ASSERT_TRUE(there.wait_for("new" + std::to_string(i)));
+  }
+  const unsigned looks = kernel_.calls("get_dev_info2") - before;
+  const std::chrono::duration<double> time = std::chrono::steady_clock::now() - begun;
+  EXPECT_LT(looks, 2 * others * (time.count() + 1));
+  agent_->unwatch(watch);
+}
+
+TEST_F(WholeAgentTest, AManifestThatComesBackAsItWasKeepsItsVolume) {
+  const std::string spec = "{size: 4Mi, running: false, backend: {\"null\": {}}}";
+  apply("vol", spec);
+  ASSERT_TRUE(events_.wait_for("Accepted"));
+  ASSERT_TRUE(agent_->pause("vol", true).ok());  // what it is told it does not do yet
+  ASSERT_TRUE(events_.wait_for("Paused"));
+  ASSERT_TRUE(agent_->remove("vol").ok());
+  ASSERT_TRUE(events_.wait_for("Removed"));
+  apply("vol", spec);
+  EXPECT_TRUE(events_.wait_for("Kept"));
 }
 
 }  // namespace

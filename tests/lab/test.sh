@@ -94,15 +94,20 @@ checks_stage() {
 
 # Programs with an API server of their own, which they may kill: no node, no VM.
 stage_api() {
-  local programs
+  local programs sizes=()
   out=$RESULTS/$stage
   rm -rf "$out"; mkdir -p "$out"
   mapfile -t programs < <(test_programs release cluster)
   ((${#programs[@]})) || { skip_stage "there are no tests in build/release/cluster"; return; }
-  logged env UBLK_APISERVER_LOGS="$out/server" tests/cluster/apiserver.sh \
+  if [[ $LONG ]]; then
+    sizes=(UBLK_SCALE_VOLUMES=5000 UBLK_SCALE_NODES=50 UBLK_SCALE_QUIET_SECONDS=300)
+  else
+    SKIPS+=("api: scale_cluster_test with 5000 volumes on 50 nodes: \`./dev test --long api\`; here it has 300 on 10")
+  fi
+  logged env UBLK_APISERVER_LOGS="$out/server" "${sizes[@]}" tests/cluster/apiserver.sh \
     "$LAB_DIR/gtest.sh" "$out" 1 "$VM_LIMIT" "${programs[@]/#/$REPO/build/release/}" || return 0
   report_gtests "$stage" "$out" "${programs[@]##*/}"
-  note="${#programs[@]} programs"
+  note="${#programs[@]} programs; $(sed -n '/^[0-9]* volumes on /p' "$out/scale_cluster_test.log" 2>/dev/null || true)"
 }
 
 # A real cluster, of its own, so that one that is up is left alone: what its API server says, and what applications see
