@@ -27,11 +27,13 @@ class ControllerTest : public ::testing::Test {
     metrics::Registry registry;
     std::unique_ptr<Controller> controller;
   };
-  std::unique_ptr<Running> start(const std::string& identity) {
+  std::unique_ptr<Running> start(const std::string& identity,
+                                 const std::string& startup_taint = "") {
     auto running = std::make_unique<Running>();
     running->controller = std::make_unique<Controller>(
         server_,
-        Controller::Options{.namespace_name = "ns", .identity = identity, .startup_taint = {}},
+        Controller::Options{
+            .namespace_name = "ns", .identity = identity, .startup_taint = startup_taint},
         running->registry, [](const std::string&) {}, null_logger());
     running->controller->start();
     return running;
@@ -246,7 +248,7 @@ TEST_F(ControllerTest, MetricsSayHowItIs) {
   add_node("a");
   server_->put(volumes + "v", testing::volume_json("v"));
   server_->put(volumes + "o", testing::volume_json("o", "gone"));
-  const auto one = start("one");
+  const auto one = start("one", "ublk.dev/agent-not-ready");
   ASSERT_TRUE(becomes("v", "Bound", "Bound"));
   ASSERT_TRUE(becomes("o", "Bound", "NodeUnknown"));
   const std::string text = one->registry.text();
