@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <csignal>
 #include <optional>
+#include <string_view>
 
 #include "common/base/error.h"
 #include "common/base/files.h"
@@ -33,14 +34,28 @@ namespace {
 
 constexpr std::chrono::milliseconds restart_retry_min{100};
 
+// proc(5): the OOM killer never chooses who has the first value.
+constexpr std::string_view never_chosen = "-1000";
+constexpr const char* oom_score_adj = "/proc/self/oom_score_adj";
+constexpr size_t oom_score_bytes_max = 16;
+
 sigset_t all_signals() {
   sigset_t set;
   sigfillset(&set);
   return set;
 }
 
-// The child's id. What keeps it from being started is told through a pipe that execve closes.
-Result<pid_t> start(const std::vector<std::string>& command) {
+// Of this process; async-signal-safe.
+bool set_oom_score(std::string_view score) {
+  const int fd = ::open(oom_score_adj, O_WRONLY | O_CLOEXEC);
+  const bool set = fd >= 0 && ::write(fd, score.data(), score.size()) >= 0;
+  if (fd >= 0) ::close(fd);
+  return set;
+}
+
+// The child's id. What keeps it from being started is told through a pipe that execve closes. The
+// child has the OOM score that this process was given, unless that is empty.
+Result<pid_t> start(const std::vector<std::string>& command, std::string_view oom_score) {
   std::vector<char*> argv;
   argv.reserve(command.size() + 1);
   for (const auto& word : command) argv.push_back(const_cast<char*>(word.c_str()));
@@ -60,6 +75,7 @@ Result<pid_t> start(const std::vector<std::string>& command) {
     // must not be.
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != self) ::_exit(1);
+    if (!oom_score.empty()) (void)set_oom_score(oom_score);
     ::execvp(argv[0], argv.data());
     const int err = errno;
     (void)!::write(writer.get(), &err, sizeof err);
@@ -105,8 +121,16 @@ Result<int> run_watchdog(const std::vector<std::string>& command, const Logger& 
   const UniqueFd signals(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!signals.valid()) return errno_error("signalfd", "");
 
+  // Who starts the program again is worth more than the memory it has, which is the least of all.
+  auto given = read_file(oom_score_adj, oom_score_bytes_max);
+  if (!given || !set_oom_score(never_chosen)) {
+    log->warn("operation=set_oom_score_adj error=\"{}\"",
+              given ? errno_name(errno) : given.error().to_string());
+    given = std::string();
+  }
+
   RestartPace pace;
-  auto child = start(command);
+  auto child = start(command, *given);
   if (!child) return child.error();
   bool running = true;
   RestartPace::Clock::time_point start_at{};  // of the next child, while none runs
@@ -146,7 +170,7 @@ Result<int> run_watchdog(const std::vector<std::string>& command, const Logger& 
       start_at = RestartPace::Clock::now() + wait;
     }
     if (RestartPace::Clock::now() < start_at) continue;
-    child = start(command);
+    child = start(command, *given);
     if (child) {
       running = true;
       continue;

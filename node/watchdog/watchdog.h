@@ -4,7 +4,8 @@
 // Shape    SIGTERM and SIGINT are passed on, and end the watchdog with the program's status; every
 //          other death is followed by a new start, at once as a rule (RestartPace).
 // Errors   ENOENT, EACCES and others of execve: nothing is tried again, the container is wrong.
-// Bounds   one child; reaps what becomes its child.
+// Bounds   one child; reaps what becomes its child. When memory runs out the program is chosen, never
+//          the watchdog (where CAP_SYS_RESOURCE allows that).
 // Threads  one, in a process that has no other.
 #pragma once
 #include <chrono>

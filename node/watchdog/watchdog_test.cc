@@ -108,6 +108,15 @@ TEST_F(WatchdogTest, SigtermReachesTheProgramAndItsStatusIsTheWatchdogs) {
   EXPECT_EQ(exit_status(), 7);
 }
 
+TEST_F(WatchdogTest, TheProgramHasTheOomScoreThatTheWatchdogWasGiven) {
+  const std::string given = read_file("/proc/self/oom_score_adj", 16).value();
+  run("cat /proc/self/oom_score_adj; cat /proc/$PPID/oom_score_adj; exec sleep 1000");
+  EXPECT_EQ(line() + "\n", given);
+  // Only who has CAP_SYS_RESOURCE may set less than it was given.
+  const std::string own = line();
+  EXPECT_TRUE(own == "-1000" || own + "\n" == given) << own;
+}
+
 TEST_F(WatchdogTest, TheProgramDiesWithItsWatchdog) {
   run("echo $$; exec sleep 1000");
   const pid_t program = std::stoi(line());

@@ -4,14 +4,11 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
-# shellcheck source-path=SCRIPTDIR/../lab
-. "$LAB_DIR/cluster/archive.sh"
-NAMESPACE=ublk-system
+. "$(dirname "${BASH_SOURCE[0]}")/operator.sh"
 MODES=(Reissue Queue FailIO None)
-cluster() { "$REPO/dev" cluster "$@"; }
-kube() { kubectl -n "$NAMESPACE" "$@"; }
 # shellcheck disable=SC2317
 leave() {
+  cluster start kube-apiserver >/dev/null 2>&1 || true
   kubectl delete pod,ublkvolume -l test=recovery --all-namespaces --force --grace-period=0 --wait=false >/dev/null 2>&1 || true
   rm -rf "$WORK"
 }
@@ -19,25 +16,7 @@ trap leave EXIT
 use_cluster
 
 name_of() { tr '[:upper:]' '[:lower:]' <<<"$1"; }           # of a mode: its volume, and its application's pod
-node_pod() { kube get pods -l app.kubernetes.io/component=node --field-selector=status.phase=Running \
-  -o jsonpath='{range .items[?(!@.metadata.deletionTimestamp)]}{.metadata.name}{"\n"}{end}' | head -n 1; }
 recoveries() { kubectl get ublkvolume "$1" -o jsonpath='{.status.recoveryCount}'; }
-# on_node COMMAND: the same as in a shell on the node.
-on_node() { cluster node "$@"; }
-
-install() {
-  cluster load-image "$REPO/build/image.tar"
-  helm upgrade --install ublk "$REPO/charts/ublk-operator" --namespace "$NAMESPACE" --create-namespace
-  kube rollout status deployment/ublk-controller --timeout=180s
-  kube rollout status daemonset/ublk-node --timeout=180s
-}
-load_application() {
-  local root=$WORK/root
-  mkdir -p "$root"
-  cp "$REPO/build/release/bin/ublk-application" "$root/application"
-  write_image "$WORK/application.tar" localhost/ublk-application:1 "$root" /application
-  cluster load-image "$WORK/application.tar"
-}
 applied() {
   local mode
   for mode in "${MODES[@]}"; do
@@ -57,29 +36,10 @@ YAML
 }
 started() {
   local mode
-  for mode in "${MODES[@]}"; do
-    cat <<YAML
----
-apiVersion: v1
-kind: Pod
-metadata: {name: $(name_of "$mode"), labels: {test: recovery}}
-spec:
-  restartPolicy: Never
-  terminationGracePeriodSeconds: 60
-  containers:
-    - name: application
-      image: localhost/ublk-application:1
-      args: [/application, --device, /dev/ublk/by-name/$(name_of "$mode"), --mib, "4", --threads, "2"]
-      securityContext: {privileged: true}
-      volumeMounts: [{name: dev, mountPath: /dev}]
-  volumes: [{name: dev, hostPath: {path: /dev}}]
-YAML
-  done | sed 's|args: \[/application, |command: [/application]\n      args: [|' | kubectl apply -n default -f -
+  for mode in "${MODES[@]}"; do application "$(name_of "$mode")" "$(name_of "$mode")" recovery; done | kubectl apply -n default -f -
   kubectl wait -n default pod -l test=recovery --for=condition=Ready --timeout=120s
   for mode in "${MODES[@]}"; do wait_log "$(name_of "$mode")" '^ready'; done
 }
-# wait_log POD REGEX: until a line of its log says so.
-wait_log() { timeout 120 grep -qE -m 1 "$2" < <(kubectl logs -n default -f --pod-running-timeout=120s "pod/$1"); }
 
 # Every volume is served by a server of its own time, after whatever just happened.
 recovered_all() {
@@ -113,40 +73,40 @@ killed() { # PATTERN: SIGKILL of the processes with such a command line, again a
     recovered_all || { printf 'in round %s\n' "$i"; return 1; }
   done
 }
-# What the agent that runs now says, in a line a volume: name, Ready, its server, how often it was recovered. Not the API
-# server's status, which an agent before it may have written.
-agent_says() {
-  on_node "nsenter -t \$(pgrep -f -o '^/usr/bin/ublk-node agent') -m /usr/bin/ublkctl get -o json" | jq -r '(.items // .)[] |
-    [.metadata.name, (.status.conditions[] | select(.type == "Ready").status), .status.serverPID, .status.recoveryCount] | @tsv'
-}
-all_ready() { (($(agent_says | cut -f 2 | grep -c '^True$') == ${#MODES[@]})); }
-wait_all_ready() { for _ in $(seq 100); do ! all_ready || return 0; sleep 0.2; done; agent_says; return 1; }
 agent_killed() {
-  local before
-  before=$(agent_says)
-  grep -q True <<<"$before"
-  on_node "pkill -KILL -f '^/usr/bin/ublk-node agent'"
-  for _ in $(seq 300); do on_node "pgrep -f '^/usr/bin/ublk-node agent'" && break; sleep 0.2; done
-  wait_all_ready
-  same "$before" "$(agent_says)"
-  on_node "kill -0 $(cut -f 3 <<<"$before" | tr '\n' ' ')"
+  wait_ready "${#MODES[@]}"
+  cp "$WORK/said" "$WORK/agent-before"
+  on_node "pkill -KILL -f '$AGENT'"
+  await 60 on_node "pgrep -f '$AGENT'"
+  wait_ready "${#MODES[@]}"
+  diff "$WORK/agent-before" "$WORK/said"
+  on_node "kill -0 $(servers)"
 }
-# Each has been recovered once more than before, by the agent's count.
-wait_recovered_on_node() {
-  for _ in $(seq 100); do
-    if all_ready && [[ -z $(join -t $'\t' <(agent_says | cut -f 1,4 | sort) <(cut -f 1,4 "$WORK/said" | sort) | awk '$2 <= $3') ]]; then return; fi
-    sleep 0.2
-  done
-  return 1
+# The node's own word, since nobody else has one: each is served by another process than before, and stays so.
+recovered_without_api() {
+  local start=$1 left
+  on_node "pkill -KILL -f '$SERVER'"
+  wait_recovered_since "$WORK/said-before" "${#MODES[@]}"
+  cp "$WORK/said" "$WORK/said-recovered"
+  printf 'all recovered %s s after the API server went\n' "$(seconds "$start")"
+  # The outage is what is tested: leases, watches and tokens run out in it.
+  left=$((${OUTAGE:-60} - ($(now_ms) - start) / 1000))
+  ((left <= 0)) || sleep "$left"
+  wait_ready "${#MODES[@]}"
+  diff "$WORK/said-recovered" "$WORK/said"
+  on_node "kill -0 $(servers)"
 }
 without_api() {
+  local start status
   remember
-  agent_says >"$WORK/said"
+  wait_ready "${#MODES[@]}"
+  cp "$WORK/said" "$WORK/said-before"
   cluster stop kube-apiserver
-  on_node "pkill -KILL -f '^/usr/bin/ublk-server'"
-  # The node's own word, since nobody else has one: each served by another process than before.
-  wait_recovered_on_node || { agent_says; cluster start kube-apiserver; return 1; }
+  start=$(now_ms)
+  set +e; (set -e; recovered_without_api "$start"); status=$?; set -e
   cluster start kube-apiserver
+  ((!status))
+  printf 'it was away for %s s\n' "$(seconds "$start")"
   recovered_all
 }
 
@@ -172,12 +132,12 @@ pauses() {
 }
 removed() {
   kubectl delete ublkvolume -l test=recovery --timeout=60s
-  same "" "$(on_node 'ls /dev/ublk/by-name')"
-  same "" "$(on_node 'ls /var/lib/ublk-operator/pool')"
+  gives "" on_node 'ls /dev/ublk/by-name'
+  gives "" on_node 'ls /var/lib/ublk-operator/pool'
 }
 
 check "installed with Helm" install
-check "an application's image" load_application
+check "an image of an application" load_application
 check "four volumes applied and Ready" applied
 check "an application on each" started
 check "the node's pod deleted with --force, ${ROUNDS:-10} times" deleted_ten_times
@@ -185,10 +145,10 @@ for mode in "${MODES[@]}"; do
   kubectl logs -n default "pod/$(name_of "$mode")" >"$WORK/$(name_of "$mode").log" || true
   printf '  %-8s %s\n' "$mode" "$(pauses "$(name_of "$mode")")"
 done
-check "every server killed ${KILLS:-10} times in a row" killed '^/usr/bin/ublk-server'
-check "the spawner killed ${KILLS:-10} times in a row" killed '^/usr/bin/ublk-node spawner'
+check "every server killed ${KILLS:-10} times in a row" killed "$SERVER"
+check "the spawner killed ${KILLS:-10} times in a row" killed "$SPAWNER"
 check "an agent's death touches no server" agent_killed
-check "every server killed while there is no API server" without_api
+check "every server killed while the API server is away for ${OUTAGE:-60} s" without_api
 for mode in "${MODES[@]}"; do
   check "what the application on $mode saw" outcome "$(name_of "$mode")"
   printf '  %-8s %s\n' "$mode" "$(cat "$WORK/$(name_of "$mode").summary" 2>/dev/null || true)"

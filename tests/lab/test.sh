@@ -111,7 +111,7 @@ stage_api() {
 }
 
 # A real cluster, of its own, so that one that is up is left alone: what its API server says, and what applications see
-# when the node's pod dies.
+# when the node's pod dies, and what of all that its node goes through.
 stage_cluster() {
   export UBLK_CLUSTER_DIR=$RESULTS/cluster-lab UBLK_CLUSTER_PORT=${UBLK_CLUSTER_PORT:-19443}
   logged tests/lab/cluster/cluster.sh up || return 0
@@ -119,10 +119,11 @@ stage_cluster() {
   log=$RESULTS/image.log
   if logged "$REPO/dev" image --no-build; then
     if [[ ! $LONG ]]; then
-      export ROUNDS=1 KILLS=2
-      SKIPS+=("cluster: the other rounds of recovery_test: \`./dev test --long cluster\` kills everything ten times")
+      export ROUNDS=1 KILLS=2 OUTAGE=20 REBOOT=''
+      SKIPS+=("cluster: the other rounds of recovery_test: \`./dev test --long cluster\` kills everything ten times, is without API server for 60 s")
+      SKIPS+=("cluster: the reboot of node_test: \`./dev test --long cluster\`")
     fi
-    checks_stage recovery_test chart_lifecycle_test
+    checks_stage recovery_test node_test chart_lifecycle_test
     note=$(sed -n 's/^  \(Reissue .*max [0-9]* ms\)$/\1/p' "$RESULTS/recovery_test.log" | tail -n 1)
   fi
   log=$RESULTS/cluster-down.log

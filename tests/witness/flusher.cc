@@ -14,12 +14,14 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "CLI/CLI.hpp"
 #include "common/base/unique_fd.h"
@@ -31,6 +33,7 @@ namespace {
 struct Options {
   std::string device;
   unsigned mib = 1;
+  unsigned rate = 500;
   uint64_t flushed = 0;
 };
 
@@ -60,6 +63,8 @@ int write_rounds(int fd, const Options& options) {
       if (::pwrite(fd, buffer.get(), block_bytes, static_cast<off_t>(block * block_bytes)) !=
           static_cast<ssize_t>(block_bytes))
         return fail("write", options);
+      // The machine is also others'.
+      std::this_thread::sleep_for(std::chrono::microseconds(1'000'000 / options.rate));
     }
     if (::fdatasync(fd) < 0) return fail("flush", options);
     std::printf("flushed %" PRIu64 "\n", round);
@@ -105,7 +110,10 @@ int flusher_main(int argc, char** argv) {
   app.add_option("--mib", options.mib, "how much of it to use")
       ->capture_default_str()
       ->check(CLI::Range(1U, 1024U));
-  const auto* writer = app.add_subcommand("write", "write and flush, round after round");
+  auto* writer = app.add_subcommand("write", "write and flush, round after round");
+  writer->add_option("--rate", options.rate, "writes a second, at most")
+      ->capture_default_str()
+      ->check(CLI::Range(1U, 1'000'000U));
   auto* verifier = app.add_subcommand("verify", "look for what was flushed");
   verifier->add_option("--flushed", options.flushed, "the last round that was said to be flushed")
       ->required();

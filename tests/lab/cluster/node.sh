@@ -30,13 +30,10 @@ make_node() {
 start_dropping_disks() {
   local disk
   for disk in "${DROPPING_DISKS[@]}"; do
-    rm -f "$STATE/node/$disk.sock"
+    rm -f "$STATE/node/$disk".{sock,pid}
     # By its own folder, since a socket's name is short; the cache of what is not flushed is an unlinked file there.
-    start_process "$NODE-$disk" env -C "$STATE/node" TMPDIR="$STATE/node" nbdkit --foreground --unix "/proc/self/cwd/$disk.sock" \
-      --filter=cache file "$disk.img" cache=writeback
-  done
-  for disk in "${DROPPING_DISKS[@]}"; do
-    await 20 test -S "$STATE/node/$disk.sock" || { last_words "$NODE-$disk"; fail 1 "nothing serves the node's disk $disk; the end of its log is above."; }
+    start_daemon "$NODE-$disk" "$STATE/node/$disk.pid" env -C "$STATE/node" TMPDIR="$STATE/node" nbdkit \
+      --pidfile "$STATE/node/$disk.pid" --unix "/proc/self/cwd/$disk.sock" --filter=cache file "$disk.img" cache=writeback
   done
 }
 

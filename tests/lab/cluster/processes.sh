@@ -16,6 +16,21 @@ start_process() {
   disown                              # no word from bash when it is killed
 }
 
+# start_daemon NAME PIDFILE COMMAND...: the same for one that goes into the background by itself, and writes its process id
+# into PIDFILE once it is ready.
+start_daemon() {
+  local name=$1 file=$2 pid; shift 2
+  if ! (
+    [[ -z ${STATE_LOCK_FD:-} ]] || exec {STATE_LOCK_FD}>&-
+    exec setsid --wait "$@" </dev/null >>"$STATE/log/$name.log" 2>&1
+  ) || ! await 20 test -s "$file"; then
+    last_words "$name"
+    fail 1 "$name did not start; the end of its output is above."
+  fi
+  pid=$(<"$file")
+  printf '%s %s\n' "$pid" "$(start_time "$pid")" >"$STATE/run/$name"
+}
+
 # start_time PID: in ticks since the machine booted; nothing for a process that is gone or only waits to be reaped.
 start_time() {
   local stat fields
