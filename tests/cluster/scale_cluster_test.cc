@@ -160,8 +160,9 @@ class Progress {
             [this](const std::string& name, const json* object) {
               const std::scoped_lock lock(mutex_);
               if (object == nullptr) return;
-              note(bound_, bound_at_, name, "Bound", *object);
-              note(ready_, ready_at_, name, "Ready", *object);
+              note(bound_, bound_at_, name, !node_of(*object).empty());
+              note(ready_, ready_at_, name,
+                   condition(*object, "Ready").value("status", "") == "True");
               changed_.notify_all();
             },
             [] {}, null_logger()) {
@@ -180,9 +181,12 @@ class Progress {
   }
 
  private:
+  static std::string node_of(const json& object) {
+    return object.value("spec", json::object()).value("nodeName", "");
+  }
   static void note(std::set<std::string>& names, Clock::time_point& last, const std::string& name,
-                   const std::string& type, const json& object) {
-    if (condition(object, type).value("status", "") != "True")
+                   bool is_so) {
+    if (!is_so)
       names.erase(name);
     else if (names.insert(name).second)
       last = Clock::now();
