@@ -181,10 +181,16 @@ uninstall_refused() {
   # The same in the pod, for who looks there.
   kube get pods -l job-name=ublk-check-uninstall -o 'jsonpath={.items[*].status.containerStatuses[*].state.terminated.message}' |
     grep -q "^life on $NODE"
-  same deployed "$(helm status ublk -n "$NAMESPACE" -o json | jq -r .info.status)"
-  kube get daemonset/ublk-node deployment/ublk-controller
   same "" "$(kubectl get clusterrole,clusterrolebinding -l app.kubernetes.io/component=uninstall -o name)"
 }
+# Helm 3 takes a refused uninstall for one that is under way, and upgrades such a release no more.
+refusal_taken_back() {
+  local before; before=$(generations)
+  helm rollback ublk "$(helm history ublk -n "$NAMESPACE" -o json | jq '.[-1].revision')" --namespace "$NAMESPACE"
+  same deployed "$(helm status ublk -n "$NAMESPACE" -o json | jq -r .info.status)"
+  same "$before" "$(generations)"
+}
+generations() { kube get daemonset/ublk-node deployment/ublk-controller -o 'jsonpath={.items[*].metadata.generation}'; }
 # What a Helm release leaves, but for the hook's last word.
 left_behind() {
   kubectl get clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding -o name \
@@ -251,6 +257,7 @@ check "the controller may do nothing else to a node" nothing_else
 check "a rollback takes it back" rolled_back
 check "promtool takes each /metrics, which has what dashboard and alerts ask for" metrics_fit
 check "an uninstall is refused while a volume has a device, and lists it" uninstall_refused
+check "a rollback to what is installed takes the refusal back, and restarts nothing" refusal_taken_back
 check "an uninstall without hooks is not" uninstalled_when_told
 check "manifests/install.yaml without Helm takes the volume back, and makes one" without_helm
 check "what the application saw of all that: no error" outcome
