@@ -94,7 +94,8 @@ stage_cluster() {
   log=$RESULTS/image.log
   if logged "$REPO/dev" image --no-build; then
     if [[ ! $LONG ]]; then
-      export ROUNDS=1 KILLS=2
+      export ROUNDS=1 KILLS=2 LIFECYCLE=short
+      SKIPS+=("cluster: rollback, uninstall, install.yaml and what comes after them in chart_lifecycle_test: \`./dev test --long cluster\`")
       SKIPS+=("cluster: the other rounds of recovery_test: \`./dev test --long cluster\` kills everything ten times")
     fi
     checks_stage recovery_test chart_lifecycle_test
