@@ -75,8 +75,18 @@ rolled_out() {
   kube rollout status daemonset/ublk-node --timeout=180s
   kube rollout status deployment/ublk-controller --timeout=180s
 }
+# becomes TEXT COMMAND...: within a minute it prints that. (kubectl wait takes no list.)
+becomes() {
+  local text=$1 said=''; shift
+  for _ in $(seq 300); do
+    said=$("$@")
+    [[ $said != "$text" ]] || return 0
+    sleep 0.2
+  done
+  same "$text" "$said"
+}
 pools() { kubectl get ublknode "$NODE" -o 'jsonpath={.status.pools[*].name}'; }
-wait_pools() { kubectl wait "ublknode/$NODE" "--for=jsonpath={.status.pools[*].name}=$1" --timeout=60s; }
+taints() { kubectl get node "$NODE" -o 'jsonpath={.spec.taints[*].key}'; }
 
 installed() {
   cluster load-image "$REPO/build/image.tar"
@@ -102,13 +112,13 @@ YAML
   helm upgrade ublk "$CHART" --namespace "$NAMESPACE" -f "$WORK/values.yaml"
 }
 upgraded() {
-  same default "$(pools)"
+  becomes default pools
   taken_back upgrade
-  wait_pools "default second"
+  becomes "default second" pools
   kube get daemonset/ublk-node deployment/ublk-controller -o yaml | grep -c -- '--log-level=debug' | grep -qx 3
 }
 taint_off() {
-  kubectl wait "node/$NODE" "--for=jsonpath={.spec.taints[*].key}=$OTHER_TAINT" --timeout=60s
+  becomes "$OTHER_TAINT" taints
   kube logs -l app.kubernetes.io/component=controller --tail=-1 | grep "node=$NODE operation=untaint taint=$TAINT"
 }
 # as_controller ARGS...: kubectl with the controller's token and no other credential.
@@ -128,7 +138,7 @@ nothing_else() {
 rolled_back() {
   local before; before=$(helm history ublk -n "$NAMESPACE" -o json | jq '.[-2].revision')
   taken_back helm rollback ublk "$before" --namespace "$NAMESPACE"
-  wait_pools default
+  becomes default pools
   ! kube get daemonset/ublk-node deployment/ublk-controller -o yaml | grep -e '--log-level=debug' -e '--startup-taint'
 }
 
@@ -136,7 +146,7 @@ rolled_back() {
 page() {
   local address
   for address in $(kube get pods -l "app.kubernetes.io/component=$1" -o 'jsonpath={.items[*].status.podIP}'); do
-    on_node "exec 3<>/dev/tcp/$address/$2; printf 'GET /metrics HTTP/1.1\r\nHost: ublk\r\nConnection: close\r\n\r\n' >&3; cat <&3" |
+    on_node "bash -c \"exec 3<>/dev/tcp/$address/$2; printf 'GET /metrics HTTP/1.1\r\nHost: ublk\r\nConnection: close\r\n\r\n' >&3; cat <&3\"" |
       sed '1,/^\r$/d' >"$WORK/page"
     promtool check metrics <"$WORK/page"
     grep -v '^#' "$WORK/page" >>"$WORK/series"
@@ -163,7 +173,7 @@ metrics_fit() {
   while read -r expression; do
     names=$(grep -oE 'ublk_[a-z_]+' <<<"$expression" | sort -u)
     labels=$(grep -oE 'by \([a-z_, ]+\)|\{\{[a-z_]+\}\}|[{,][a-z_]+=' <<<"$expression" | sed 's/^by //' | grep -oE '[a-z_]+' |
-      grep -vxE 'le|instance|pod' | sort -u)
+      grep -vxE 'le|instance|pod' | sort -u || true)
     for name in $names; do for label in $labels; do printf '%s %s\n' "$name" "$label"; done; done
   done >"$WORK/asked" < <(
     jq -r '.panels[].targets[]? | "\(.expr) \(.legendFormat)"' "$CHART/files/dashboard.json"
@@ -202,7 +212,7 @@ uninstalled() { # OPTIONS of helm...
   helm uninstall ublk --namespace "$NAMESPACE" --wait --timeout 3m "$@"
   kube wait --for=delete pod -l 'app.kubernetes.io/component in (node,controller)' --timeout=120s
   same "" "$(left_behind)"
-  kubectl get crd ublkvolumes.ublk.dev ublknodes.ublk.dev ublkvolume/life
+  kubectl get crd/ublkvolumes.ublk.dev crd/ublknodes.ublk.dev ublkvolume/life
 }
 uninstalled_when_told() {
   uninstalled --no-hooks
@@ -223,7 +233,8 @@ outcome() {
 }
 
 stopped() {
-  kubectl patch ublkvolume/life ublkvolume/more --type=merge -p '{"spec":{"running":false}}'
+  # As the documentation has it.
+  kubectl get ublkvolumes -o name | xargs -I {} kubectl patch {} --type=merge -p '{"spec":{"running":false}}'
   kubectl wait ublkvolume/life ublkvolume/more --for=condition=Ready=False --timeout=60s
   on_node "! ls /dev/ublk/by-name/life /dev/ublk/by-name/more"
 }
