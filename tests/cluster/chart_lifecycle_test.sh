@@ -131,7 +131,7 @@ nothing_else() {
   local refusal='may change nothing of a node but take the taint'
   same "" "$(kubectl get validatingadmissionpolicy ublk-startup-taint -o 'jsonpath={.status.typeChecking.expressionWarnings}')"
   fails_with "$refusal" as_controller label node "$NODE" example.com/a=b --dry-run=server
-  fails_with "$refusal" as_controller cordon "$NODE" --dry-run=server
+  fails_with "$refusal" as_controller patch node "$NODE" --type=merge -p '{"spec":{"unschedulable":true}}' --dry-run=server
   fails_with "$refusal" as_controller taint node "$NODE" "$OTHER_TAINT-" --dry-run=server
   fails_with "$refusal" as_controller taint node "$NODE" "$TAINT=:NoSchedule" --dry-run=server
 }
