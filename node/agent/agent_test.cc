@@ -174,7 +174,7 @@ class WholeAgentTest : public TempDirTest {
     options.run_dir = dir_ + "/run";
     options.spawner_socket = dir_ + "/spawner.sock";
     options.server_program = dir_ + "/ublk-server";
-    options.pools = {{"default", dir_ + "/pool"}};
+    options.pools = {{"default", Pool(dir_ + "/pool")}};
     options.paths.dev_dir = dir_ + "/dev";
     options.paths.by_name_dir = dir_ + "/by-name";
     options.paths.udev_dir = dir_ + "/udev";

@@ -71,7 +71,10 @@ TEST(NodeStatusTest, APoolThatIsNotThereOffersNoSpaceAndSaysWhy) {
 
 // A field that the definition lacks would be dropped by the API server, which says nothing.
 TEST(NodeStatusTest, IsWhatTheDefinitionHas) {
-  const auto status = node_status(good_facts(), look_at_pools({{"fast", "/nothing/here"}}), "1");
+  const auto status = node_status(good_facts(),
+                                  {{"fast", "/fast", uint64_t{2} << 30, uint64_t{1} << 30, ""},
+                                   {"gone", "/gone", 0, 0, "ENOENT open /gone"}},
+                                  "1");
   const auto values = test_definition::values_of(status);
   const auto defined = test_definition::leaves_of(
       test_definition::schema(UBLK_SOURCE_DIR, "ublknodes.yaml")["properties"]["status"]);
