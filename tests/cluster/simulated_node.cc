@@ -142,7 +142,7 @@ Result<void> SimulatedNode::open(const Options& options, const Logger& log) {
   agent.run_dir = folder + "/run";
   agent.spawner_socket = folder + "/run/spawner.sock";
   agent.server_program = folder + "/run/ublk-server";
-  agent.pools = {{pool_name, pool}};
+  agent.pools = {{pool_name, Pool(pool)}};
   agent.paths.dev_dir = devices;
   agent.paths.by_name_dir = devices + "/ublk/by-name";
   agent.paths.udev_dir = folder + "/run/udev";
