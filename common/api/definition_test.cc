@@ -1,5 +1,6 @@
-// The definition of UblkVolume that the API server checks with, the decoder, and the reference agree:
-// the same fields, choices, bounds and defaults. A field that is added in one place alone fails here.
+// The definition of UblkVolume that the API server checks with and the decoder agree: the same fields,
+// choices, bounds and defaults. A field that is added in one place alone fails here. The reference is
+// rendered from the definition (./dev manifests).
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -187,71 +188,6 @@ TEST(DefinitionTest, TheStatusIsWhatNodesWrite) {
   }
   for (const auto& [path, schema] : defined)
     EXPECT_TRUE(values.contains(path)) << "nobody writes status." << path;
-}
-
-// --- the reference
-
-// The rows of the first table below that heading, each with its cells.
-std::vector<std::vector<std::string>> table(const std::string& heading) {
-  const auto text =
-      read_file(std::string(UBLK_SOURCE_DIR) + "/docs/reference/volume.md", size_t{1} << 20);
-  if (!text) return {};
-  std::vector<std::vector<std::string>> rows;
-  const size_t begin = text->find("\n| Field |", text->find("\n" + heading + "\n"));
-  const size_t end = text->find("\n\n", begin);
-  for (const auto line : split(std::string_view(*text).substr(begin + 1, end - begin - 1), '\n')) {
-    std::vector<std::string> cells;
-    for (const auto cell : split(line, '|')) cells.emplace_back(cell);
-    rows.push_back(std::move(cells));
-  }
-  rows.erase(rows.begin(), rows.begin() + 2);  // heads, dashes
-  return rows;
-}
-// What stands in `backticks`.
-std::vector<std::string> quoted(const std::string& cell) {
-  std::vector<std::string> all;
-  const auto parts = split(cell, '`');
-  for (size_t i = 1; i < parts.size(); i += 2) all.emplace_back(parts[i]);
-  return all;
-}
-// As the reference writes it: a mode stands in quotes.
-std::string text_of(const json& value) {
-  const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
-  return text.starts_with('0') && text.size() == 4 ? '"' + text + '"' : text;
-}
-
-TEST(ReferenceTest, HasTheFieldsOfTheSpecWithTheirDefaultsAndChoices) {
-  const Fields defined = leaves();
-  Names there;
-  for (const auto& row : table("## spec")) {
-    ASSERT_EQ(row.size(), 7U) << row.at(1);
-    const std::string path = quoted(row[1]).at(0);
-    there.insert(path);
-    if (path == "backend") continue;
-    ASSERT_TRUE(defined.contains(path)) << "there is no spec." << path;
-    const json& schema = defined.at(path);
-    const auto shown = quoted(row[3]);
-    EXPECT_EQ(shown.empty() ? "" : shown[0], text_of(schema.value("default", json(""))))
-        << "default of spec." << path;
-    for (const auto& choice : schema.value("enum", json::array()))
-      EXPECT_THAT(row[2], HasSubstr(text_of(choice))) << path;
-    if (schema.contains("minimum")) {
-      EXPECT_THAT(row[2], HasSubstr(schema["minimum"].dump() + " to " + schema["maximum"].dump()))
-          << path;
-    }
-  }
-  for (const auto& [path, schema] : defined)
-    EXPECT_TRUE(there.contains(path)) << "spec." << path << " is not in the reference";
-}
-
-TEST(ReferenceTest, HasTheFieldsOfTheStatus) {
-  Names defined{"io", "ioErrors"};  // of the node's own API
-  for (const auto& [path, schema] : test_definition::leaves_of(status_schema()))
-    defined.insert(path.substr(0, path.find("[]")));
-  Names there;
-  for (const auto& row : table("## status"))
-    for (const auto& name : quoted(row.at(1))) there.insert(name);
-  EXPECT_EQ(defined, there);
 }
 
 }  // namespace

@@ -132,9 +132,8 @@ TEST_F(StartupTaintsTest, ANodeThatIsNotReadyIsNotUntilItIs) {
 // A machine that takes the name of another finds its UblkNode, and a Lease that is still good.
 TEST_F(StartupTaintsTest, ANewNodeWaitsForARenewalOfItsOwn) {
   ready(true);
-  beat();
+  beat(0h);
   start();
-  beat();
   ASSERT_TRUE(has_seen_it_alive());
   add_node(json::array({ours}));
   ASSERT_TRUE(has_seen_the_taint());
@@ -172,9 +171,8 @@ TEST_F(StartupTaintsTest, WithoutAKeyNodesAreNotLookedAt) {
       });
   add_node(json::array({ours}));
   ready(true);
+  beat(0h);
   start("");
-  beat();
-  beat();
   ASSERT_TRUE(has_seen_it_alive());
   EXPECT_EQ(requests, 0);
   EXPECT_EQ(taints(), json::array({ours}));

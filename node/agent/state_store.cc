@@ -107,7 +107,8 @@ json encode(const VolumeRecord& record) {
           {"lastRecoveryReason", record.last_recovery_reason},
           {"lastRecoveryTime", record.last_recovery_time},
           {"lastRecoveryUs", record.last_recovery_us ? json(*record.last_recovery_us) : json()},
-          {"leaseGeneration", record.lease_generation}};
+          {"leaseGeneration", record.lease_generation},
+          {"lost", record.lost}};
 }
 
 Result<VolumeRecord> decode_record(const std::string& text, const std::string& path) {
@@ -133,6 +134,7 @@ Result<VolumeRecord> decode_record(const std::string& text, const std::string& p
     if (!parsed->at("lastRecoveryUs").is_null())
       record.last_recovery_us = static_cast<int64_t>(unsigned_at(*parsed, "lastRecoveryUs"));
     record.lease_generation = unsigned_at(*parsed, "leaseGeneration");
+    record.lost = parsed->value("lost", "");  // older versions have none
     return record;
   } catch (const std::exception& problem) {
     return malformed(path, problem.what());

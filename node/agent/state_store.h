@@ -56,6 +56,9 @@ struct VolumeRecord {
   std::string last_recovery_time;
   std::optional<int64_t> last_recovery_us;
   uint64_t lease_generation = 0;  // at least the last one granted before this boot
+  // How the last server ended, while its device is gone with it and the next is not served yet: an
+  // agent that begins then goes on with that recovery.
+  std::string lost;
   friend bool operator==(const VolumeRecord&, const VolumeRecord&) = default;
 };
 

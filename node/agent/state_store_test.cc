@@ -57,6 +57,7 @@ VolumeRecord record_of(const std::string& name) {
   record.last_recovery_time = "2025-01-01T00:00:00Z";
   record.last_recovery_us = 41'000;
   record.lease_generation = 9;
+  record.lost = "was killed by SIGKILL (9)";
   return record;
 }
 

@@ -387,6 +387,7 @@ void VolumeWorker::serving(bool recovered) {
                    : pause;
     record_.last_recovery_reason = lost_how_;
     record_.last_recovery_time = format_now();
+    record_.lost.clear();
     event(false, "Recovered",
           object_name(device_->id) + " is served again after " +
               std::to_string(std::chrono::round<std::chrono::milliseconds>(pause).count()) +

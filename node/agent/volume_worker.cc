@@ -684,6 +684,10 @@ bool VolumeWorker::adopt() {
   }
   if (!device_) {
     if (server) (void)server->pidfd.kill(SIGKILL);  // its device is gone, so it serves nobody
+    if (!record_.lost.empty() && !record_.stopped && record_.volume.spec.running) {
+      lost_at_ = Clock::now();
+      lost_how_ = record_.lost;
+    }
     reset_device();
     return true;
   }
@@ -774,6 +778,13 @@ void VolumeWorker::reset_device() {
   const uint64_t generation = lease_.generation;
   lease_ = Lease{};
   lease_.generation = generation;
+  // With the lease goes what it knows: the next agent has the rest of it from here.
+  const std::string lost = !lost_at_ ? "" : lost_how_.empty() ? "ended" : lost_how_;
+  if (record_.lease_generation < generation || record_.lost != lost) {
+    record_.lease_generation = generation;
+    record_.lost = lost;
+    save_record();
+  }
   (void)context_.store.erase_lease(name_);
 }
 }  // namespace ublk_operator

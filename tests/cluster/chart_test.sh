@@ -104,6 +104,7 @@ labels_are_there() {
   local label
   {
     grep -ohE 'by \([a-z_, ]+\)' "$CHART"/files/{alerts.yaml,dashboard.json} | sed 's/^by //' | grep -oE '[a-z_]+'
+    # shellcheck disable=SC2016  # the rules' $labels, not the shell's
     grep -oE '\$labels\.[a-z_]+' "$CHART/files/alerts.yaml" | cut -d . -f 2
     jq -r '.. | objects | .legendFormat? // empty' "$CHART/files/dashboard.json" | grep -oE '\{\{[a-z_]+' | tr -d '{'
     grep -ohE 'ublk_[a-z_]+\{[^}]*\}' "$CHART"/files/{alerts.yaml,dashboard.json} | grep -oE '[{,][a-z_]+(=|!)' | tr -d '{,=!'
