@@ -13,7 +13,6 @@ namespace {
 
 using namespace std::chrono_literals;
 using nlohmann::json;
-using ::testing::HasSubstr;
 
 const std::string key = "ublk.dev/agent-not-ready";
 const json ours{{"key", key}, {"effect", "NoSchedule"}};
@@ -89,6 +88,7 @@ class StartupTaintsTest : public ::testing::Test {
 
   static constexpr const char* node = "/api/v1/nodes/a";
   std::shared_ptr<kube::FakeApiServer> server_ = std::make_shared<kube::FakeApiServer>();
+  std::atomic<int> counted_ = 0;  // by what a test interferes with
   metrics::Registry registry_;
   std::unique_ptr<Controller> controller_;
   int beats_ = 0;
@@ -103,7 +103,7 @@ TEST_F(StartupTaintsTest, ANodeThatServesIsFreedAndKeepsItsOtherTaints) {
   beat();
   EXPECT_TRUE(taints_become(json::array({theirs})));
   EXPECT_TRUE(says("ublk_controller_tainted_nodes 0\n"));
-  EXPECT_THAT(registry_.text(), HasSubstr("ublk_controller_untainted_nodes_total 1\n"));
+  EXPECT_TRUE(says("ublk_controller_untainted_nodes_total 1\n"));
 }
 
 TEST_F(StartupTaintsTest, ANodeThatIsSilentIsNot) {
@@ -145,10 +145,9 @@ TEST_F(StartupTaintsTest, ANewNodeWaitsForARenewalOfItsOwn) {
 }
 
 TEST_F(StartupTaintsTest, AnothersChangeInBetweenIsNotLost) {
-  std::atomic<int> patches = 0;
   server_->interfere(
       [&](const kube::HttpRequest& request) -> std::optional<Result<kube::HttpResponse>> {
-        if (request.method == "PATCH" && request.path.starts_with(node) && patches++ == 0)
+        if (request.method == "PATCH" && request.path.starts_with(node) && counted_++ == 0)
           add_node(json::array({theirs, ours}));
         return std::nullopt;
       });
@@ -159,14 +158,13 @@ TEST_F(StartupTaintsTest, AnothersChangeInBetweenIsNotLost) {
   beat();
   beat();
   EXPECT_TRUE(taints_become(json::array({theirs})));
-  EXPECT_GE(patches, 2);
+  EXPECT_GE(counted_, 2);
 }
 
 TEST_F(StartupTaintsTest, WithoutAKeyNodesAreNotLookedAt) {
-  std::atomic<int> requests = 0;
   server_->interfere(
       [&](const kube::HttpRequest& request) -> std::optional<Result<kube::HttpResponse>> {
-        requests += request.path.starts_with("/api/v1/nodes") ? 1 : 0;
+        counted_ += request.path.starts_with("/api/v1/nodes") ? 1 : 0;
         return std::nullopt;
       });
   add_node(json::array({ours}));
@@ -174,7 +172,7 @@ TEST_F(StartupTaintsTest, WithoutAKeyNodesAreNotLookedAt) {
   beat(0h);
   start("");
   ASSERT_TRUE(has_seen_it_alive());
-  EXPECT_EQ(requests, 0);
+  EXPECT_EQ(counted_, 0);
   EXPECT_EQ(taints(), json::array({ours}));
 }
 

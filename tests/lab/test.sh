@@ -163,7 +163,7 @@ stage_tsan() { unit_stage tsan $((UNIT_LIMIT * 5)); }
 
 # vm_stage KERNEL: one boot, every program that needs a real kernel.
 vm_stage() {
-  local kernel=$1 programs program limit total=300 status=0 bugs
+  local kernel=$1 programs program limit total=300 status=0 bugs known
   out=$RESULTS/$stage
   rm -rf "$out"; mkdir -p "$out"
   mapfile -t programs < <(test_programs release vm)
@@ -178,6 +178,8 @@ vm_stage() {
   report_gtests "$stage" "$out" "${programs[@]##*/}"
   ((!status)) || failed "$stage" "the VM did not reach its end (status $status)" "$(tail -n 40 "$out/vm.log")"
   bugs=$(kernel_bugs "$out/kernel.log")
+  known=$(known_kernel_warnings "$out/kernel.log")
+  ((!known)) || SKIPS+=("$stage: a known warning of this kernel, $known times: see tests/lab/kernel-log.sh")
   [[ -z $bugs ]] || failed "$stage" "the kernel reported a bug" "$bugs"
   note="kernel $(grep -aoE 'job starts after .*' "$out/kernel.log" | tr -d '\r' | sed 's/.* on //'), ${#programs[@]} programs"
 }
