@@ -36,15 +36,6 @@ fails_with() {
   grep -qF -- "$text" <<<"$said" || { printf 'expected a message with\n%s\ngot\n%s\n' "$text" "$said"; return 1; }
 }
 
-# await SECONDS COMMAND...: until COMMAND succeeds. For what sends no event.
-await() {
-  local end=$(($(now_ms) + $1 * 1000)); shift
-  until "$@"; do
-    (($(now_ms) < end)) || return 1
-    sleep 0.2
-  done
-}
-
 # use_cluster: kubectl and helm of the cluster that is up, without ./dev, which would look around first each time.
 use_cluster() {
   eval "$("$REPO/dev" cluster env)"

@@ -13,6 +13,14 @@ say()  { printf '%s\n' "lab: $*" >&2; }
 fail() { local status=$1; shift; printf '%s\n' "lab: error: $*" >&2; exit "$status"; }
 
 now_ms() { local t=${EPOCHREALTIME/[.,]/}; echo $((t / 1000)); }
+# await SECONDS COMMAND...: until COMMAND succeeds. For what sends no event.
+await() {
+  local end=$(($(now_ms) + $1 * 1000)); shift
+  until "$@"; do
+    (($(now_ms) < end)) || return 1
+    sleep 0.2
+  done
+}
 # seconds SINCE_MS: time since then as "12.3".
 seconds() { local d=$(($(now_ms) - $1)); printf '%d.%d' $((d / 1000)) $((d % 1000 / 100)); }
 

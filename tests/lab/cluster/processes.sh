@@ -61,14 +61,5 @@ stop_process() {
 }
 is_gone() { ! running "$1"; }
 
-# await SECONDS COMMAND...: until COMMAND succeeds. For what sends no event.
-await() {
-  local end=$(($(now_ms) + $1 * 1000)); shift
-  until "$@"; do
-    (($(now_ms) < end)) || return 1
-    sleep 0.2
-  done
-}
-
 # last_words NAME: the end of its log, for a message that says it failed.
 last_words() { tail -n 15 "$STATE/log/$1.log" >&2 || true; }
