@@ -122,7 +122,7 @@ stage_cluster() {
       export ROUNDS=1 KILLS=2 OUTAGE=20 REBOOT='' LIFECYCLE=short
       SKIPS+=("cluster: the other rounds of recovery_test: \`./dev test --long cluster\` kills everything ten times, is without API server for 60 s")
       SKIPS+=("cluster: the reboot of node_test: \`./dev test --long cluster\`")
-      SKIPS+=("cluster: the start-up taint (it fails: CHANGELOG), rollback, uninstall, install.yaml and what comes after them in chart_lifecycle_test: \`./dev test --long cluster\`")
+      SKIPS+=("cluster: rollback, uninstall, install.yaml and what comes after them in chart_lifecycle_test: \`./dev test --long cluster\`")
     fi
     checks_stage recovery_test node_test chart_lifecycle_test
     note=$(sed -n 's/^  \(Reissue .*max [0-9]* ms\)$/\1/p' "$RESULTS/recovery_test.log" | tail -n 1)
