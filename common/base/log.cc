@@ -29,17 +29,26 @@ class JournalPriority : public spdlog::custom_flag_formatter {
     return std::make_unique<JournalPriority>();
   }
 };
+
+spdlog::level::level_enum wanted_level(const std::string& name) {
+  if (name == "debug") return spdlog::level::debug;
+  if (name == "info") return spdlog::level::info;
+  if (name == "warn") return spdlog::level::warn;
+  if (name == "error") return spdlog::level::err;
+  return spdlog::level::off;
+}
 }  // namespace
 
+void Log::write(Level level, fmt::string_view format, fmt::format_args values) {
+  static constexpr spdlog::level::level_enum levels[] = {spdlog::level::debug, spdlog::level::info,
+                                                         spdlog::level::warn, spdlog::level::err};
+  const auto spdlog_level = levels[static_cast<size_t>(level)];
+  if (to_->should_log(spdlog_level)) to_->log(spdlog_level, fmt::vformat(format, values));
+}
+
 Result<Logger> make_logger(const std::string& program, const std::string& level) {
-  spdlog::level::level_enum wanted = spdlog::level::info;
-  if (level == "debug")
-    wanted = spdlog::level::debug;
-  else if (level == "warn")
-    wanted = spdlog::level::warn;
-  else if (level == "error")
-    wanted = spdlog::level::err;
-  else if (level != "info")
+  const auto wanted = wanted_level(level);
+  if (wanted == spdlog::level::off)
     return Error{EINVAL, "parse", "log level '" + level + "'",
                  "expected debug, info, warn or error"};
   auto sink = std::make_shared<spdlog::sinks::stderr_sink_mt>();
@@ -52,11 +61,12 @@ Result<Logger> make_logger(const std::string& program, const std::string& level)
   logger->set_formatter(std::move(formatter));
   logger->set_level(wanted);
   logger->flush_on(spdlog::level::info);
-  return logger;
+  return std::make_shared<Log>(std::move(logger));
 }
 
 Logger null_logger() {
-  return std::make_shared<spdlog::logger>("null", std::make_shared<spdlog::sinks::null_sink_mt>());
+  return std::make_shared<Log>(
+      std::make_shared<spdlog::logger>("null", std::make_shared<spdlog::sinks::null_sink_mt>()));
 }
 
 }  // namespace ublk_operator

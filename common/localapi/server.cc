@@ -20,7 +20,6 @@
 #include "common/api/decode.h"
 #include "common/base/files.h"
 #include "common/base/unique_fd.h"
-#include "spdlog/spdlog.h"
 
 namespace ublk_operator {
 namespace {

@@ -212,6 +212,8 @@ void Controller::look() {
   set("ublk_controller_nodes", "Nodes there are.", number(counts.nodes));
   set("ublk_controller_silent_nodes", "Nodes that do not renew their Lease.",
       number(counts.silent_nodes));
+  set("ublk_controller_not_ready_nodes", "Nodes that are heard but say that ublk does not work.",
+      number(counts.not_ready_nodes));
   if (taints_)
     set("ublk_controller_tainted_nodes", "Nodes that have the start-up taint.",
         number(taints_->tainted()));

@@ -249,8 +249,11 @@ Inventory::Counts Inventory::counts() const {
   counts.nodes = nodes_.size();
   for (const auto& [node, load] : loads_)
     if (!nodes_.contains(node)) counts.orphaned += load.volumes.size();
-  for (const auto& [name, node] : nodes_)
-    if (life(name) == Life::silent) ++counts.silent_nodes;
+  for (const auto& [name, node] : nodes_) {
+    const bool silent = life(name) == Life::silent;
+    counts.silent_nodes += silent ? 1 : 0;
+    counts.not_ready_nodes += !silent && !node.ready ? 1 : 0;
+  }
   return counts;
 }
 

@@ -55,6 +55,7 @@ class Inventory {
     size_t orphaned = 0;  // on a node that does not exist
     size_t nodes = 0;
     size_t silent_nodes = 0;
+    size_t not_ready_nodes = 0;  // of those that are not silent
   };
   [[nodiscard]] Counts counts() const;
 

@@ -225,7 +225,11 @@ TEST_F(InventoryTest, WhoHearsNothingBlamesNobody) {
 TEST_F(InventoryTest, CountsAreOfWhatIsThere) {
   (void)inventory_.node_changed("a", testing::node("a"));
   (void)inventory_.node_changed("b", testing::node("b"));
+  NodeRecord without_driver = testing::node("c");
+  without_driver.ready = false;
+  (void)inventory_.node_changed("c", without_driver);
   (void)renew("a");
+  (void)renew("c");
   put(testing::volume("u"));
   put(testing::volume("v", "a"));
   put(testing::volume("o", "gone"));
@@ -233,8 +237,9 @@ TEST_F(InventoryTest, CountsAreOfWhatIsThere) {
   EXPECT_EQ(counts.volumes, 3U);
   EXPECT_EQ(counts.unbound, 1U);
   EXPECT_EQ(counts.orphaned, 1U);
-  EXPECT_EQ(counts.nodes, 2U);
+  EXPECT_EQ(counts.nodes, 3U);
   EXPECT_EQ(counts.silent_nodes, 1U);
+  EXPECT_EQ(counts.not_ready_nodes, 1U);
 }
 
 }  // namespace

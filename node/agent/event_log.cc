@@ -40,8 +40,11 @@ EventLog::EventLog(Now now, Logger log, Listener listener)
 void EventLog::record(const std::string& volume, bool warning, const std::string& reason,
                       const std::string& message) {
   const std::string text = bounded(message);
-  log_->log(warning ? spdlog::level::warn : spdlog::level::info, "volume={} event={} message={}",
-            volume, reason, quoted(text));
+  constexpr auto* line = "volume={} event={} message={}";
+  if (warning)
+    log_->warn(line, volume, reason, quoted(text));
+  else
+    log_->info(line, volume, reason, quoted(text));
 
   const std::string now = now_();
   if (listener_) listener_({volume, warning, reason, text, now, now, 1});

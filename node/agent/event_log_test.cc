@@ -1,6 +1,7 @@
 #include "node/agent/event_log.h"
 
 #include <gtest/gtest.h>
+#include <spdlog/logger.h>
 #include <spdlog/sinks/ostream_sink.h>
 
 #include <sstream>
@@ -16,11 +17,11 @@ class EventLogTest : public ::testing::Test {
   EventLogTest()
       : logger_(std::make_shared<spdlog::logger>(
             "test", std::make_shared<spdlog::sinks::ostream_sink_mt>(lines_))),
-        log_([this] { return "t" + std::to_string(++time_); }, logger_) {
+        log_([this] { return "t" + std::to_string(++time_); }, std::make_shared<Log>(logger_)) {
     logger_->set_pattern("%l %v");
   }
   std::ostringstream lines_;
-  Logger logger_;
+  std::shared_ptr<spdlog::logger> logger_;
   int time_ = 0;
   EventLog log_;
 };

@@ -6,13 +6,14 @@
 host_has_ublk() {
   [[ -c /dev/ublk-control ]] || { [[ $(id -u) == 0 ]] && modprobe -q ublk_drv 2>/dev/null && [[ -c /dev/ublk-control ]]; }
 }
+can_run_here() { [[ $(id -u) == 0 ]] && host_has_ublk; }
 
 # run_where_ublk_is VM_OPTION... -- SCRIPT ARGS...
 run_where_ublk_is() {
   local options=()
   while [[ $1 != -- ]]; do options+=("$1"); shift; done
   shift
-  if [[ $(id -u) == 0 ]] && host_has_ublk; then
+  if can_run_here; then
     say "this machine's kernel $(uname -r) has ublk: running ${1#"$REPO"/} here"
     PATH=$REPO/build/release/bin:$PATH exec "$@"
   fi
