@@ -11,6 +11,7 @@
 #include "cli/table.h"
 #include "common/api/decode.h"
 #include "common/api/quantity.h"
+#include "common/localapi/wait.h"
 
 namespace ublk_operator {
 namespace {
@@ -88,20 +89,28 @@ ExitCode follow(const Session& session, const EventsOptions& options) {
     return session.fail(reached.error());
 
   Unseen unseen;
+  bool lost = false;
   if (options.output == "table") print_line(session.out, header());
   while (session.out.good()) {
     {
       std::unique_lock lock(mutex);
       const auto woken = [&] { return dirty; };
-      if (deadline == Clock::time_point::max()) {
+      const auto until = lost ? std::min(deadline, Clock::now() + ask_again) : deadline;
+      if (until == Clock::time_point::max()) {
         changed.wait(lock, woken);
-      } else if (!changed.wait_until(lock, deadline, woken)) {
+      } else if (!changed.wait_until(lock, until, woken) && until == deadline) {
         break;
       }
       dirty = false;
     }
     std::vector<VolumeEvent> events = session.service.events(options.name);
-    if (!session.service.reachable()) continue;  // the watch wakes us when the agent is back
+    const auto reached = session.service.reachable();
+    lost = !reached;
+    if (lost && !may_pass(reached.error())) {
+      session.service.unwatch(watch);
+      return session.fail(reached.error());
+    }
+    if (lost) continue;
     for (const VolumeEvent& event : unseen.take(std::move(events))) {
       if (options.output == "json") {
         session.out << to_json(event).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)

@@ -1,7 +1,7 @@
 # How the project declares its targets: one set of warnings for all, and one place that says where programs and
 # tests are put (./dev test runs what it finds there).
 #   ublk_library(NAME SOURCES a.cc b.cc LINK PUBLIC x PRIVATE y)   the library ublk_NAME
-#   ublk_program(NAME SOURCES main.cc LINK ...)                    build/<preset>/bin/NAME
+#   ublk_program(NAME [NOINSTALL] SOURCES main.cc LINK ...)        build/<preset>/bin/NAME
 #   ublk_test(NAME SOURCES a_test.cc LINK ...)                     build/<preset>/unit/NAME
 #   ublk_test(NAME VM [TIMEOUT 300] SOURCES ... LINK ...)          build/<preset>/vm/NAME: needs root and a kernel with ublk_drv
 #   ublk_test(NAME SYSTEMD SOURCES ... LINK ...)                   build/<preset>/systemd/NAME: needs a machine under systemd too
@@ -30,11 +30,13 @@ function(ublk_library name)
 endfunction()
 
 function(ublk_program name)
-  cmake_parse_arguments(arg "" "" "SOURCES;LINK" ${ARGN})
+  cmake_parse_arguments(arg "NOINSTALL" "" "SOURCES;LINK" ${ARGN})
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE ublk_options ${arg_LINK})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
-  install(TARGETS ${name} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  if(NOT arg_NOINSTALL)
+    install(TARGETS ${name} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  endif()
 endfunction()
 
 function(ublk_test name)

@@ -93,6 +93,7 @@ add_programs() {
   mkdir -p "$1/usr/bin"
   for program in "${programs[@]}"; do install -s -m 755 "$program" "$1/usr/bin/"; done
   ln -s ublkctl "$1/usr/bin/kubectl-ublk"
+  install -D -m 644 "$REPO/LICENSE" "$1/usr/share/doc/ublk-operator/copyright"
   for headers in "${HEADERS[@]}"; do install -D -m 644 -t "$1/usr/share/doc/$headers" "/usr/share/doc/$headers/copyright"; done
 }
 

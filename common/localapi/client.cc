@@ -37,7 +37,8 @@ std::string why_no_connection(int err) {
     case ENOTDIR:
     case ECONNREFUSED:
       return "the agent is not running there; start it with 'systemctl start ublk-node' (or "
-             "'ublk-node run --volumes DIR'), or name its socket with --socket";
+             "'ublk-node run --volumes DIR'), in a cluster look at the node's pod, or name its "
+             "socket with --socket";
     case EACCES:
     case EPERM:
       return "no permission to use the agent's socket; run as root (sudo)";

@@ -1,10 +1,15 @@
 #include "common/localapi/wait.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <condition_variable>
 #include <mutex>
 
 namespace ublk_operator {
+
+bool may_pass(const Error& error) {
+  return error.err == ENOTCONN || error.err == ETIMEDOUT || error.err == EAGAIN;
+}
 
 Result<void> wait_for(VolumeService& service, const std::string& name,
                       const std::function<bool(const std::optional<Volume>&)>& done,
@@ -31,7 +36,10 @@ Result<void> wait_for(VolumeService& service, const std::string& name,
   while (true) {
     {
       std::unique_lock lock(mutex);
-      if (!changed.wait_until(lock, deadline, [&] { return dirty; })) {
+      const auto now = std::chrono::steady_clock::now();
+      // What was not answered is asked again: the watch may have nothing more to say.
+      const auto until = lost ? std::min(deadline, now + ask_again) : deadline;
+      if (!changed.wait_until(lock, until, [&] { return dirty; }) && until == deadline) {
         outcome = Error{ETIMEDOUT, "wait", "volume " + name, lost ? lost->detail : std::string()};
         break;
       }
@@ -44,8 +52,8 @@ Result<void> wait_for(VolumeService& service, const std::string& name,
     } else if (volume.err() == ENOENT) {
       lost.reset();
       if (done(std::nullopt)) break;
-    } else if (volume.err() == ENOTCONN || volume.err() == ETIMEDOUT) {
-      lost = volume.error();  // the watch tells when the agent is back
+    } else if (may_pass(volume.error())) {
+      lost = volume.error();
     } else {
       outcome = volume.error();
       break;

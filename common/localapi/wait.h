@@ -9,8 +9,12 @@
 
 namespace ublk_operator {
 
-// Until `done` is true of the volume (nullopt: there is none of that name). A lost agent is waited
-// for until the deadline; only when it cannot be reached at the very start is that the answer at
+// Whether who answered so may answer otherwise in a moment: ENOTCONN, ETIMEDOUT, EAGAIN.
+[[nodiscard]] bool may_pass(const Error& error);
+inline constexpr std::chrono::seconds ask_again{1};  // after such an answer, at the latest
+
+// Until `done` is true of the volume (nullopt: there is none of that name). A lost agent or API
+// server is waited for until the deadline; only when it cannot be reached at the very start is that the answer at
 // once (ENOTCONN). Returns ETIMEDOUT at the deadline; a deadline in the past looks once. `done` is
 // called from the calling thread.
 [[nodiscard]] Result<void> wait_for(VolumeService& service, const std::string& name,

@@ -177,7 +177,8 @@ void Controller::lease_changed(const std::string& name, const json* object) {
   std::optional<LeaseRecord> record;
   if (object != nullptr) record = read_node_lease(*object);
   const std::string node = name.substr(prefix.size());
-  const bool renewed = record.has_value();
+  // What a first list holds may be of the machine that had this name before.
+  const bool renewed = record.has_value() && synced_kinds_ == kinds;
   enqueue(inventory_.node_lease_changed(node, std::move(record), Clock::now(),
                                         std::chrono::system_clock::now()));
   if (taints_ && renewed) taints_->renewed(node);

@@ -113,10 +113,13 @@ void plan_binding(const VolumeRecord& volume, const Inventory& inventory, Plan& 
   plan.refusal = found.reason;
   Condition wanted = condition(volume, "Bound", ConditionStatus::no, std::move(found.reason),
                                std::move(found.message));
-  if (same(volume, volume.bound, wanted)) return;
+  // Ready is the summary, and no agent says it yet. What is bound gets its own from its node.
+  Condition ready = wanted;
+  ready.type = "Ready";
+  if (same(volume, volume.bound, wanted) && same(volume, volume.ready, ready)) return;
   if (!same_verdict(volume.bound, wanted))
     plan.events.push_back({true, wanted.reason, wanted.message});
-  plan.conditions = {std::move(wanted)};
+  plan.conditions = {std::move(wanted), std::move(ready)};
 }
 
 }  // namespace

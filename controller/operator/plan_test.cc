@@ -90,9 +90,13 @@ TEST_F(PlanTest, WhyItIsNotBoundIsSaidOnce) {
   const Plan todo = plan(volume, inventory_);
   EXPECT_EQ(todo.write, Write::none);
   EXPECT_EQ(todo.refusal, "NoPool");
-  ASSERT_THAT(todo.conditions, SizeIs(1));
-  EXPECT_EQ(todo.conditions[0].status, ConditionStatus::no);
-  EXPECT_EQ(todo.conditions[0].reason, "NoPool");
+  ASSERT_THAT(todo.conditions, SizeIs(2));
+  EXPECT_EQ(todo.conditions[0].type, "Bound");
+  EXPECT_EQ(todo.conditions[1].type, "Ready") << "the summary, until its node has its own";
+  for (const Condition& condition : todo.conditions) {
+    EXPECT_EQ(condition.status, ConditionStatus::no);
+    EXPECT_EQ(condition.reason, "NoPool");
+  }
   ASSERT_THAT(todo.events, SizeIs(1));
   EXPECT_TRUE(todo.events[0].warning);
   apply(todo, volume);
@@ -105,7 +109,7 @@ TEST_F(PlanTest, AnotherSentenceOfTheSameReasonIsNoEvent) {
   apply(plan(volume, inventory_), volume);
   volume.pool = "slow";
   const Plan todo = plan(volume, inventory_);
-  EXPECT_THAT(todo.conditions, SizeIs(1));
+  EXPECT_THAT(todo.conditions, SizeIs(2));
   EXPECT_THAT(todo.events, IsEmpty());
 }
 

@@ -98,6 +98,7 @@ TEST_F(StartupTaintsTest, ANodeThatServesIsFreedAndKeepsItsOtherTaints) {
   add_node(json::array({theirs, ours}));
   start();
   ASSERT_TRUE(has_seen_the_taint());
+  ASSERT_TRUE(has_looked());
   ready(true);
   beat(0h);
   EXPECT_TRUE(taints_become(json::array({theirs})));
@@ -143,6 +144,19 @@ TEST_F(StartupTaintsTest, ANewNodeWaitsForARenewalOfItsOwn) {
   EXPECT_TRUE(taints_become(json::array()));
 }
 
+TEST_F(StartupTaintsTest, ALeaseThatWasThereBeforeTheControllerIsNoRenewal) {
+  ready(true);
+  beat(0h);
+  add_node(json::array({ours}));
+  start();
+  ASSERT_TRUE(has_seen_the_taint());
+  ASSERT_TRUE(has_seen_it_alive());
+  ASSERT_TRUE(has_looked());
+  EXPECT_EQ(taints(), json::array({ours}));
+  beat(0h);
+  EXPECT_TRUE(taints_become(json::array()));
+}
+
 TEST_F(StartupTaintsTest, AnothersChangeInBetweenIsNotLost) {
   server_->interfere(
       [&](const kube::HttpRequest& request) -> std::optional<Result<kube::HttpResponse>> {
@@ -153,6 +167,7 @@ TEST_F(StartupTaintsTest, AnothersChangeInBetweenIsNotLost) {
   add_node(json::array({ours}));
   start();
   ASSERT_TRUE(has_seen_the_taint());
+  ASSERT_TRUE(has_looked());
   ready(true);
   beat(0h);
   EXPECT_TRUE(taints_become(json::array({theirs})));

@@ -548,11 +548,12 @@ nlohmann::json Agent::support_bundle() {
   for (const auto& volume : list()) {
     bundle["volumes"].push_back(to_json(volume));
     if (auto lease = store_->load_lease(volume.metadata.name))
-      bundle["leases"][volume.metadata.name] = {{"device", lease->device},
-                                                {"generation", lease->generation},
-                                                {"step", to_string(lease->step)},
-                                                {"holderPid", lease->holder_pid},
-                                                {"recoveryBegun", lease->recovery_begun}};
+      bundle["leases"][volume.metadata.name] = {
+          {"device", lease->device ? nlohmann::json(*lease->device) : nlohmann::json()},
+          {"generation", lease->generation},
+          {"step", to_string(lease->step)},
+          {"holderPid", lease->holder_pid},
+          {"recoveryBegun", lease->recovery_begun}};
   }
   bundle["events"] = nlohmann::json::array();
   for (const auto& event : events_.list("")) bundle["events"].push_back(to_json(event));

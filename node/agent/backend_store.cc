@@ -432,7 +432,21 @@ void BackendStore::unclaim(const FileKey& key) {
 
 Result<OpenBackend> BackendStore::open(const std::string& volume, const VolumeSpec& spec,
                                        const std::optional<BackendIdentity>& known) {
-  return open_file_backend(volume, spec, known, false);
+  auto opened = open_file_backend(volume, spec, known, false);
+  if (known && (opened.err() == ENOENT || opened.err() == ESTALE))
+    if (auto mounted = pool_mounted(spec); !mounted) return mounted.error();
+  return opened;
+}
+
+// Why what was known is not there, where that is the reason.
+Result<void> BackendStore::pool_mounted(const VolumeSpec& spec) const {
+  const auto* wanted = std::get_if<FileBackendSpec>(&spec.backend);
+  if (wanted == nullptr) return {};
+  auto place = locate(pools_, *wanted);
+  if (!place) return place.error();
+  auto pool = open_pool(*place);
+  if (!pool) return pool.error();
+  return require_mounted(place->pool, *pool);
 }
 
 Result<OpenBackend> BackendStore::open_existing(const std::string& volume, const VolumeSpec& spec) {
@@ -449,8 +463,8 @@ Result<OpenBackend> BackendStore::open_file_backend(const std::string& volume,
   if (!place) return place.error();
   auto pool = open_pool(*place);
   if (!pool) return pool.error();
-  // What a volume had is known again whatever lies there; a new one would be made of anything.
-  if (!known && !must_exist)
+  // What a volume had is known again whatever lies there; without that knowledge anything would do.
+  if (!known)
     if (auto mounted = require_mounted(place->pool, *pool); !mounted) return mounted.error();
 
   const int flags = (spec.read_only ? O_RDONLY : O_RDWR) | (wanted->direct_io ? O_DIRECT : 0);
@@ -580,7 +594,7 @@ Result<void> BackendStore::remove(const std::string& volume, const VolumeSpec& s
   auto found = identify(*file, place->path());
   if (!found) return found.error();
   if (!same_file(known, *found))
-    return Error{ESTALE, "remove_backend", place->path(),
+    return Error{EEXIST, "remove_backend", place->path(),
                  "another file lies there than the one this volume had, so it was not removed"};
   const FileKey key{file->info.st_dev, file->info.st_ino};
   auto claimed = claim(volume, key, *found, place->path());

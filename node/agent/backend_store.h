@@ -69,6 +69,7 @@ class BackendStore {
   [[nodiscard]] Result<void> check_growth(const VolumeSpec& spec, const BackendIdentity& known);
 
   // reclaimPolicy Delete: removes the file if it still is `known`; a file that is gone is fine.
+  // EEXIST: another one lies there now; EBUSY: another volume's or asked for by one. Both stay.
   [[nodiscard]] Result<void> remove(const std::string& volume, const VolumeSpec& spec,
                                     const BackendIdentity& known);
 
@@ -85,6 +86,7 @@ class BackendStore {
                                                       const std::optional<BackendIdentity>& known,
                                                       bool must_exist);
   void unclaim(const FileKey& key);
+  [[nodiscard]] Result<void> pool_mounted(const VolumeSpec& spec) const;
   [[nodiscard]] Result<void> require_mounted(const std::string& name, const UniqueFd& folder) const;
 
   const Pools pools_;

@@ -12,6 +12,7 @@
 #include <atomic>
 #include <cerrno>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <thread>
 
@@ -339,7 +340,7 @@ TEST_F(BackendStoreTest, RemoveTakesOnlyTheVolumesOwnFile) {
   ASSERT_TRUE(first.ok());
   BackendIdentity other = *first->identity;
   other.inode += 1;
-  EXPECT_EQ(store_->remove("a", spec_of("sub/a.img"), other).err(), ESTALE);
+  EXPECT_EQ(store_->remove("a", spec_of("sub/a.img"), other).err(), EEXIST);
   EXPECT_EQ(store_->remove("b", spec_of("sub/a.img"), *first->identity).err(), EBUSY);
   EXPECT_TRUE(std::filesystem::exists(in_pool("sub/a.img")));
   EXPECT_TRUE(store_->remove("a", spec_of("sub/a.img"), *first->identity).ok());
@@ -447,6 +448,17 @@ TEST_F(BackendStoreTest, APoolThatMustBeAMountTakesNoNewFileWhileItIsNone) {
   });
   if (result == 77) GTEST_SKIP() << "needs root for a private mount namespace";
   EXPECT_EQ(result, 0);
+}
+
+TEST_F(BackendStoreTest, APoolThatMustBeAMountIsNamedWhenWhatAVolumeHadIsNotThere) {
+  std::filesystem::create_directory(dir_ + "/disk");
+  VolumeSpec spec = spec_of("a.img");
+  file_of(spec).pool = "disk";
+  const BackendIdentity had{1, 2, 3, mib};
+  EXPECT_EQ(store_->open("a", spec, had).err(), ENOMEDIUM) << "nothing lies below the mount";
+  std::ofstream(dir_ + "/disk/a.img") << std::string(2 * mib, 'x');
+  EXPECT_EQ(store_->open("a", spec, had).err(), ENOMEDIUM) << "another file lies there";
+  EXPECT_EQ(store_->open_existing("a", spec).err(), ENOMEDIUM) << "it may be any file";
 }
 
 TEST_F(BackendStoreTest, AReadOnlyFileSystemIsSaidSo) {

@@ -78,7 +78,8 @@ Result<void> ServerPool::wait_connected(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
   if (!connected_changed_.wait_for(lock, timeout, [this] { return client_ != nullptr; }))
     return Error{ETIMEDOUT, "connect", options_.spawner_socket,
-                 "no spawner answers; is ublk-spawner.service running?"};
+                 "no spawner answers; look at the unit ublk-spawner, in a cluster at the container "
+                 "spawner of the node's pod"};
   return {};
 }
 

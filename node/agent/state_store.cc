@@ -107,8 +107,7 @@ json encode(const VolumeRecord& record) {
           {"lastRecoveryReason", record.last_recovery_reason},
           {"lastRecoveryTime", record.last_recovery_time},
           {"lastRecoveryUs", record.last_recovery_us ? json(*record.last_recovery_us) : json()},
-          {"leaseGeneration", record.lease_generation},
-          {"lost", record.lost}};
+          {"leaseGeneration", record.lease_generation}};
 }
 
 Result<VolumeRecord> decode_record(const std::string& text, const std::string& path) {
@@ -134,7 +133,6 @@ Result<VolumeRecord> decode_record(const std::string& text, const std::string& p
     if (!parsed->at("lastRecoveryUs").is_null())
       record.last_recovery_us = static_cast<int64_t>(unsigned_at(*parsed, "lastRecoveryUs"));
     record.lease_generation = unsigned_at(*parsed, "leaseGeneration");
-    record.lost = parsed->value("lost", "");  // older versions have none
     return record;
   } catch (const std::exception& problem) {
     return malformed(path, problem.what());
@@ -146,14 +144,15 @@ json encode(const std::string& name, const Lease& lease) {
   shape.metadata.name = name;
   shape.spec = lease.device_spec;
   return {{"version", lease_version},
-          {"device", lease.device},
+          {"device", lease.device ? json(*lease.device) : json()},
           {"generation", lease.generation},
           {"step", to_string(lease.step)},
           {"recoveryBegun", lease.recovery_begun},
           {"holderPid", lease.holder_pid > 0 ? json(lease.holder_pid) : json()},
           {"holderStartTicks", lease.holder_start_ticks},
           {"madeFrom", to_json(shape)},
-          {"backend", encode(lease.backend)}};
+          {"backend", encode(lease.backend)},
+          {"lost", lease.lost}};
 }
 
 Result<Lease> decode_lease(const std::string& text, const std::string& path,
@@ -162,9 +161,12 @@ Result<Lease> decode_lease(const std::string& text, const std::string& path,
   if (!parsed) return parsed.error();
   try {
     Lease lease;
-    const uint64_t device = unsigned_at(*parsed, "device");
-    if (device > std::numeric_limits<DeviceId>::max()) return malformed(path, "device: too large");
-    lease.device = static_cast<DeviceId>(device);
+    if (!parsed->at("device").is_null()) {
+      const uint64_t device = unsigned_at(*parsed, "device");
+      if (device > std::numeric_limits<DeviceId>::max())
+        return malformed(path, "device: too large");
+      lease.device = static_cast<DeviceId>(device);
+    }
     lease.generation = unsigned_at(*parsed, "generation");
     const auto word = parsed->at("step").get<std::string>();
     const auto* const step = std::find_if(lease_steps.begin(), lease_steps.end(),
@@ -187,6 +189,7 @@ Result<Lease> decode_lease(const std::string& text, const std::string& path,
     if (const auto backend = parsed->find("backend");
         backend != parsed->end() && !backend->is_null())
       lease.backend = decode_backend(*backend);
+    lease.lost = parsed->value("lost", "");  // older agents wrote none
     return lease;
   } catch (const std::exception& problem) {
     return malformed(path, problem.what());
@@ -375,7 +378,9 @@ Result<std::string> StateStore::node_id(const std::string& machine_id) {
       id += "0123456789abcdef"[byte & 15];
     }
   }
-  if (auto written = write_file_atomically(path, id + "\n"); !written) return written.error();
+  auto written = write_file_atomically(path, id + "\n");
+  // A machine's id needs no file as long as it is seen: a full disk keeps nobody from recovering volumes.
+  if (!written && id != machine_id) return written.error();
   return id;
 }
 

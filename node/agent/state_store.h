@@ -56,9 +56,6 @@ struct VolumeRecord {
   std::string last_recovery_time;
   std::optional<int64_t> last_recovery_us;
   uint64_t lease_generation = 0;  // at least the last one granted before this boot
-  // How the last server ended, while its device is gone with it and the next is not served yet: an
-  // agent that begins then goes on with that recovery.
-  std::string lost;
   friend bool operator==(const VolumeRecord&, const VolumeRecord&) = default;
 };
 
@@ -74,7 +71,7 @@ enum class LeaseStep {
 [[nodiscard]] const char* to_string(LeaseStep step);
 
 struct Lease {
-  DeviceId device = 0;
+  std::optional<DeviceId> device;  // none: it went with its server, and the next is not there yet
   uint64_t generation = 0;
   LeaseStep step = LeaseStep::none;
   bool recovery_begun = false;  // START_USER_RECOVERY succeeded since the last release
@@ -82,6 +79,9 @@ struct Lease {
   uint64_t holder_start_ticks = 0;         // with the boot, the holder's identity
   VolumeSpec device_spec;                  // the spec the device was made from
   std::optional<BackendIdentity> backend;  // what its servers were given, should the record be lost
+  // How the last server ended, from when its device went with it (mode None) until the next one is served:
+  // an agent that begins then goes on with that recovery.
+  std::string lost;
   friend bool operator==(const Lease&, const Lease&) = default;
 };
 
@@ -123,7 +123,7 @@ class StateStore {
   // The id by which this node's devices are known. What it once was it stays, wherever the agent
   // runs: a pod does not see the host's /etc/machine-id. `machine_id`: what to begin with; when that
   // is no id (32 hexadecimal digits), a random one. EINVAL: the file was damaged; a new id is never
-  // made then.
+  // made then. Only a random one has to be written.
   [[nodiscard]] Result<std::string> node_id(const std::string& machine_id);
 
  private:

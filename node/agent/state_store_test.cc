@@ -57,7 +57,6 @@ VolumeRecord record_of(const std::string& name) {
   record.last_recovery_time = "2025-01-01T00:00:00Z";
   record.last_recovery_us = 41'000;
   record.lease_generation = 9;
-  record.lost = "was killed by SIGKILL (9)";
   return record;
 }
 
@@ -70,6 +69,7 @@ Lease lease_of() {
   lease.holder_pid = 4711;
   lease.holder_start_ticks = 123'456;
   lease.device_spec = record_of("a").volume.spec;
+  lease.lost = "was killed by SIGKILL (9)";
   return lease;
 }
 

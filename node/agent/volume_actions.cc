@@ -387,13 +387,17 @@ void VolumeWorker::serving(bool recovered) {
                    : pause;
     record_.last_recovery_reason = lost_how_;
     record_.last_recovery_time = format_now();
-    record_.lost.clear();
     event(false, "Recovered",
           object_name(device_->id) + " is served again after " +
               std::to_string(std::chrono::round<std::chrono::milliseconds>(pause).count()) +
               " ms by process " + std::to_string(server_->pidfd.pid()) + "; the last server " +
               lost_how_);
     save_record();
+  }
+  // Only now: who dies before it was counted leaves it to the next agent.
+  if (!lease_.lost.empty()) {
+    lease_.lost.clear();
+    save_lease();
   }
   stale_mapping_ = false;
   half_way_held_since_.reset();
@@ -607,10 +611,17 @@ void VolumeWorker::delete_device() {
 void VolumeWorker::delete_backend() {
   backend_.reset();
   backend_watch_.reset();
+  if (record_.volume.spec.size_bytes == 0) {
+    // The spec is lost, only what its device had is known: no path to remove.
+    event(true, "BackendKept",
+          "the volume's record is lost, and with it where its file lies; remove it by hand");
+    record_.backend.reset();
+    return save_record();
+  }
   auto removed = context_.backends.remove(name_, record_.volume.spec, *record_.backend);
   // Another volume's by now, or another file than the one it had: neither is this volume's to take,
   // and trying again would not make it so.
-  if (removed.err() == EBUSY || removed.err() == ESTALE) {
+  if (removed.err() == EBUSY || removed.err() == EEXIST) {
     event(true, "BackendKept", removed.error().to_string());
     record_.backend.reset();
     return save_record();

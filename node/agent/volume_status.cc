@@ -28,7 +28,8 @@ std::string VolumeWorker::wait_message(Why why) const {
       return record_.stopped ? "stopped by hand; `ublkctl start " + name_ + "` starts it"
                              : "spec.running is false";
     case Why::removed:
-      return "the manifest was removed; waiting for what is left of the volume to go";
+      return "the volume was deleted, or its manifest removed; waiting for what is left of it to "
+             "go";
     case Why::driver_missing:
       return "the kernel of this node has no ublk driver loaded: modprobe ublk_drv there, or bind "
              "volumes to nodes that have it; the volume is made as soon as the driver is there";
@@ -41,10 +42,13 @@ std::string VolumeWorker::wait_message(Why why) const {
     case Why::starting:
       return "the device is being started" + error;
     case Why::server_starting:
-      return pool_blocked_ ? "no spawner answers; is ublk-spawner.service running?" + error
+      return pool_blocked_ ? "no spawner answers; look at the unit ublk-spawner, in a cluster at "
+                             "the container "
+                             "spawner of the node's pod" +
+                                 error
                            : "waiting for a server to get ready" + error;
     case Why::device_releasing:
-      return "waiting for the kernel to release " + char_path(lease_.device) +
+      return "waiting for the kernel to release " + char_path(lease_.device.value_or(0)) +
              ": I/O of the last server is still on its way to the backend";
     case Why::recovering:
       return "the device is being recovered" + error;

@@ -9,6 +9,7 @@
 #include <csignal>
 #include <utility>
 
+#include "common/api/quantity.h"
 #include "common/base/limits.h"
 #include "node/agent/identity.h"
 #include "node/ublk/modes.h"
@@ -198,7 +199,7 @@ void VolumeWorker::take_mail() {
     record_.removing = true;
     save_record();
     event(false, "Removed",
-          "the manifest was removed; the volume goes as soon as it is not in use");
+          "deleted, or its manifest removed; the volume goes as soon as it is not in use");
     history_.reset();
   }
   if (mail.stopped) {
@@ -684,9 +685,9 @@ bool VolumeWorker::adopt() {
   }
   if (!device_) {
     if (server) (void)server->pidfd.kill(SIGKILL);  // its device is gone, so it serves nobody
-    if (!record_.lost.empty() && !record_.stopped && record_.volume.spec.running) {
+    if (!lost_at_ && !lease_.lost.empty() && !record_.stopped && record_.volume.spec.running) {
       lost_at_ = Clock::now();
-      lost_how_ = record_.lost;
+      lost_how_ = lease_.lost;
     }
     reset_device();
     return true;
@@ -722,8 +723,7 @@ bool VolumeWorker::adopt() {
   if (server) {
     take_over(std::move(*server));
   } else {
-    lost_at_ = Clock::now();
-    lost_how_ = "ended while no agent was running";
+    note_loss();
     // It may have been granted and have done I/O: where it can be asked, the kernel says when that
     // has ended.
     if (!recovery_needs_start_once()) lease_.recovery_begun = false;
@@ -750,16 +750,29 @@ void VolumeWorker::take_over(SpawnedServer server) {
   if (live) {
     serving_since_ = Clock::now();
     lease_.step = LeaseStep::serving;
+    if (!lease_.lost.empty()) {  // the former agent died before it counted it
+      ++record_.recovery_count;
+      record_.last_recovery_us.reset();
+      record_.last_recovery_reason = std::exchange(lease_.lost, {});
+      record_.last_recovery_time = format_now();
+      save_record();
+    }
     forget_loss();
-  } else if (!lost_at_ && device_->state != DeviceState::dead) {
-    lost_at_ = Clock::now();
-    lost_how_ = "ended while no agent was running";
+  } else if (device_->state != DeviceState::dead || !lease_.lost.empty()) {
+    note_loss();
   }
   save_lease();
   if (live) set_up_disk();
   event(false, "ServerAdopted",
         "process " + std::to_string(server_->pidfd.pid()) +
             (live ? " went on serving " : " is about to serve ") + object_name(device_->id));
+}
+
+// An agent that begins finds a volume without a server.
+void VolumeWorker::note_loss() {
+  if (lost_at_) return;
+  lost_at_ = Clock::now();
+  lost_how_ = lease_.lost.empty() ? "ended while no agent was running" : lease_.lost;
 }
 
 void VolumeWorker::reset_device() {
@@ -775,14 +788,15 @@ void VolumeWorker::reset_device() {
   half_way_held_since_.reset();
   still_held_ = false;
   old_holder_alive_ = false;
-  const uint64_t generation = lease_.generation;
-  lease_ = Lease{};
-  lease_.generation = generation;
-  // With the lease goes what it knows: the next agent has the rest of it from here.
-  const std::string lost = !lost_at_ ? "" : lost_how_.empty() ? "ended" : lost_how_;
-  if (record_.lease_generation < generation || record_.lost != lost) {
-    record_.lease_generation = generation;
-    record_.lost = lost;
+  Lease left;
+  left.generation = lease_.generation;
+  left.device_spec = lease_.device_spec;
+  if (lost_at_) left.lost = lost_how_.empty() ? "ended" : lost_how_;
+  lease_ = std::move(left);
+  // In a recovery no disk is waited for: the next agent has it from the lease.
+  if (lost_at_) return save_lease();
+  if (record_.lease_generation < lease_.generation) {
+    record_.lease_generation = lease_.generation;
     save_record();
   }
   (void)context_.store.erase_lease(name_);

@@ -145,6 +145,7 @@ class VolumeWorker {
   // --- helpers
   void accept(Volume wanted, SourceIdentity source);
   void server_lost(bool intended);
+  void note_loss();
   void forget_loss();
   void explain_death(bool last_chance);
   void take_over(SpawnedServer server);

@@ -315,8 +315,14 @@ void ClusterLink::write_node() {
   // Now and then all the same: somebody may have deleted it.
   if (wanted != node_written_ || Clock::now() >= node_again_) {
     nlohmann::json timed = wanted;
-    for (auto& condition : timed["status"]["conditions"])
-      condition["lastTransitionTime"] = format_now();
+    for (auto& condition : timed["status"]["conditions"]) {
+      auto& [status, since] = node_conditions_[condition.value("type", "")];
+      if (status != condition.value("status", "")) {
+        status = condition.value("status", "");
+        since = format_now();
+      }
+      condition["lastTransitionTime"] = since;
+    }
     auto done = client_.apply(node_resource().path(name, "status"), timed, manager, cancel_);
     if (done.err() == ENOENT) {
       done = client_.apply(node_resource().path(name), bare, manager, cancel_);

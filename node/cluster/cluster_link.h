@@ -96,6 +96,8 @@ class ClusterLink {
   // Only the writer's thread.
   std::map<std::string, nlohmann::json> written_;
   nlohmann::json node_written_;
+  std::map<std::string, std::pair<std::string, std::string>>
+      node_conditions_;  // by type: status, since when
   Clock::time_point node_due_{};
   Clock::time_point node_again_{};
 

@@ -132,6 +132,7 @@ nothing_else() {
   same "" "$(kubectl get validatingadmissionpolicy ublk-startup-taint -o 'jsonpath={.status.typeChecking.expressionWarnings}')"
   fails_with "$refusal" as_controller label node "$NODE" example.com/a=b --dry-run=server
   fails_with "$refusal" as_controller patch node "$NODE" --type=merge -p '{"spec":{"unschedulable":true}}' --dry-run=server
+  fails_with "$refusal" as_controller patch node "$NODE" --type=merge -p '{"spec":{"providerID":"x://y"}}' --dry-run=server
   fails_with "$refusal" as_controller taint node "$NODE" "$OTHER_TAINT-" --dry-run=server
   fails_with "$refusal" as_controller taint node "$NODE" "$TAINT=:NoSchedule" --dry-run=server
 }

@@ -5,10 +5,11 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
 . "$LAB_DIR/cluster/archive.sh"
 PODS=$REPO/manifests/examples/pods
+VOLUME=$REPO/manifests/examples/reissue.yaml
 # shellcheck disable=SC2317
 leave() {
   kubectl delete -f "$PODS" --ignore-not-found --wait=false >/dev/null 2>&1 || true
-  kubectl delete -f "$WORK/volume.yaml" --ignore-not-found --wait=false >/dev/null 2>&1 || true
+  kubectl delete -f "$VOLUME" --ignore-not-found --wait=false >/dev/null 2>&1 || true
   rm -rf "$WORK"
 }
 trap leave EXIT
@@ -24,9 +25,7 @@ stand_in_for_debian() {
   "$REPO/dev" cluster load-image "$WORK/debian.tar"
 }
 volume() {
-  # Smaller, so that the lab's disk has room.
-  sed 's/size: 10Gi/size: 256Mi/' "$REPO/manifests/examples/reissue.yaml" >"$WORK/volume.yaml"
-  kubectl apply -f "$WORK/volume.yaml"
+  kubectl apply -f "$VOLUME"
   kubectl wait --for=condition=Ready ublkvolume/pgdata --timeout=120s
 }
 recoveries() { kubectl get ublkvolume pgdata -o 'jsonpath={.status.recoveryCount}'; }
@@ -56,9 +55,10 @@ file_system_again() {
   same $((before + 1)) "$(lines)"       # all that was there, and the new pod's
 }
 deleted() {
-  kubectl delete -f "$WORK/volume.yaml" --timeout=60s
+  kubectl delete -f "$VOLUME" --timeout=60s
   gives "" "$REPO/dev" cluster node ls /dev/ublk/by-name
   "$REPO/dev" cluster node test -s /var/lib/ublk-operator/pool/postgresql/pgdata.img   # Retain
+  "$REPO/dev" cluster node rm -r /var/lib/ublk-operator/pool/postgresql
 }
 
 check "an image that stands in for debian:12" stand_in_for_debian

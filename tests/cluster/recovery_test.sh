@@ -65,13 +65,46 @@ deleted_ten_times() {
   done
   kube rollout status daemonset/ublk-node --timeout=180s
 }
-killed() { # PATTERN: SIGKILL of the processes with such a command line, again and again
-  local i
+# killed PATTERN: SIGKILL of the processes with such a command line, again and again. What the application on Reissue paused
+# each time is left in WORK/kills: no back-off makes one longer than the ones before.
+killed() {
+  local i before
+  before=$(kubectl logs -n default pod/reissue | grep -c '^pause_ms=' || true)
   for i in $(seq "${KILLS:-10}"); do
     remember
     on_node "pkill -KILL -f '$1'"
     recovered_all || { printf 'in round %s\n' "$i"; return 1; }
   done
+  kubectl logs -n default pod/reissue | sed -n 's/^pause_ms=\([0-9]*\) .*/\1/p' | tail -n "+$((before + 1))" | tr '\n' ' ' >"$WORK/kills"
+}
+say_kills() { printf '  Reissue  paused, one after the other: %sms\n' "$(cat "$WORK/kills" 2>/dev/null)"; }
+# Other ways for the node's pod to go, or a part of it. All servers die with it each time, and are replaced.
+replaced_by() {
+  remember
+  "$@"
+  recovered_all
+  kube rollout status daemonset/ublk-node --timeout=180s
+}
+# The first process of each container, which is only there to start the next again: here the kubelet has to.
+first_processes_killed() {
+  on_node "pkill -KILL -f '^/usr/bin/ublk-node watchdog'"
+}
+no_controller() {
+  local start
+  kube delete pod -l app.kubernetes.io/component=controller --force --grace-period=0
+  start=$(now_ms)
+  kubectl apply -f - <<'YAML'
+apiVersion: ublk.dev/v1alpha1
+kind: UblkVolume
+metadata: {name: late, labels: {test: recovery}}
+spec:
+  size: 8Mi
+  backend: {file: {path: late.img}}
+  reclaimPolicy: Delete
+YAML
+  kubectl wait ublkvolume/late --for=condition=Ready --timeout=120s
+  printf 'bound and Ready %s s after both controllers were killed\n' "$(seconds "$start")" >"$WORK/controllers-said"
+  kubectl delete ublkvolume late --timeout=60s
 }
 agent_killed() {
   wait_ready "${#MODES[@]}"
@@ -145,8 +178,15 @@ for mode in "${MODES[@]}"; do
   kubectl logs -n default "pod/$(name_of "$mode")" >"$WORK/$(name_of "$mode").log" || true
   printf '  %-8s %s\n' "$mode" "$(pauses "$(name_of "$mode")")"
 done
+check "the node's pod deleted in order" replaced_by kube delete pod -l app.kubernetes.io/component=node
+check "the node's pod replaced by a rollout" replaced_by kube rollout restart daemonset/ublk-node
+check "the first process of each of its containers killed" replaced_by first_processes_killed
 check "every server killed ${KILLS:-10} times in a row" killed "$SERVER"
+say_kills
 check "the spawner killed ${KILLS:-10} times in a row" killed "$SPAWNER"
+say_kills
+check "both controllers killed, and a volume comes to life all the same" no_controller
+printf '  %s\n' "$(cat "$WORK/controllers-said" 2>/dev/null)"
 check "an agent's death touches no server" agent_killed
 check "every server killed while the API server is away for ${OUTAGE:-60} s" without_api
 for mode in "${MODES[@]}"; do

@@ -5,7 +5,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 BUILD_PACKAGES=(g++ cmake ninja-build ccache pkg-config liburing-dev libcpprest-dev libyaml-cpp-dev libspdlog-dev
-  libfmt-dev libgtest-dev libgmock-dev nlohmann-json3-dev libcli11-dev libcap-dev libcap2-bin libseccomp-dev prometheus-cpp-dev)
+  libfmt-dev libgtest-dev libgmock-dev nlohmann-json3-dev libcli11-dev libcap-dev libcap2-bin prometheus-cpp-dev)
 LINT_PACKAGES=(clang-format-19 clang-tidy-19 shellcheck jq)
 LAB_PACKAGES=(qemu-system-x86 qemu-utils mmdebstrap debian-archive-keyring cpio kmod e2fsprogs busybox-static xz-utils
   zstd jq util-linux)

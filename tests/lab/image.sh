@@ -5,7 +5,7 @@
 # shellcheck shell=bash
 
 LAB_KERNELS=(7.2 6.12)      # the first is the default: every ublk feature; 6.12: none of the newer ones
-LAB_DISK_SIZE=12G           # sparse
+LAB_DISK_SIZE=16G           # sparse
 # Debian 12's own QEMU 7.2 races when one virtual CPU patches code that another runs (static keys,
 # tracepoints): "Oops: int3", about one boot in 20, and two of three runs that toggle tracepoints
 # under load. 10.0 from bookworm-backports did not fail once in 50. It is unpacked, not installed:

@@ -20,11 +20,13 @@ RESULTS=$REPO/build/results
 
 # What takes more than five minutes is shorter without --long, and says so.
 LONG=''
-if [[ ${1:-} == --long ]]; then LONG=1; shift; fi
-wanted=("$@")
+wanted=()
+for argument in "$@"; do
+  if [[ $argument == --long ]]; then LONG=1; else wanted+=("$argument"); fi
+done
 if ((!${#wanted[@]})); then
   for stage in "${STAGES[@]}"; do
-    if [[ " ${FIRST_IS_LONG[*]} " == *" $stage "* && ! -s $CACHE_ROOT/times/$stage ]]; then
+    if [[ ! $LONG && " ${FIRST_IS_LONG[*]} " == *" $stage "* && ! -s $CACHE_ROOT/times/$stage ]]; then
       SKIPS+=("stage $stage: its first run here takes more than 5 minutes: \`./dev test all\` does it, and from then on \`./dev test\` too")
     else
       wanted+=("$stage")
@@ -124,7 +126,7 @@ stage_cluster() {
       SKIPS+=("cluster: the reboot of node_test: \`./dev test --long cluster\`")
       SKIPS+=("cluster: rollback, uninstall, install.yaml and what comes after them in chart_lifecycle_test: \`./dev test --long cluster\`")
     fi
-    checks_stage recovery_test node_test chart_lifecycle_test
+    checks_stage readme_test recovery_test examples_test node_test chart_lifecycle_test
     note=$(sed -n 's/^  \(Reissue .*max [0-9]* ms\)$/\1/p' "$RESULTS/recovery_test.log" | tail -n 1)
   fi
   log=$RESULTS/cluster-down.log

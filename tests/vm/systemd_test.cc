@@ -65,9 +65,6 @@ class FirstDay : public ::testing::Test {
 };
 
 TEST_F(FirstDay, TheInstalledUnitsMakeManifestsReal) {
-  ASSERT_EQ(run("mkdir -p /srv/pool && echo 'UBLK_NODE_OPTIONS=--pool default=/srv/pool' "
-                ">/etc/default/ublk-node"),
-            "");
   ASSERT_EQ(run("systemctl daemon-reload && udevadm control --reload"), "");
   ASSERT_EQ(run("systemctl -q enable --now ublk-spawner.service ublk-node.service"), "")
       << journal();
