@@ -376,5 +376,68 @@ TEST_F(UblkctlTest, PausesResumesAndRecovers) {
   EXPECT_EQ(disk.write(2, 2), 0) << "the data path does not care";
 }
 
+// --- a crash loop --------------------------------------------------------------------------------
+
+// The server program lies in a folder of the test, which replaces it as an upgrade does.
+class CrashLoopTest : public ::testing::Test {
+ protected:
+  CrashLoopTest() {
+    EXPECT_EQ(
+        shell("install -D -m 755 \"$(command -v ublk-server)\" /tmp/ublk-programs/ublk-server"), 0);
+    node_.emplace(LabNode::Options{
+        .standbys = 0, .agent_arguments = {"--server", "/tmp/ublk-programs/ublk-server"}});
+    node_->apply(patient_);
+    EXPECT_TRUE(node_->wait_ready("vol"));
+  }
+  ~CrashLoopTest() override {
+    node_.reset();
+    fs::remove_all("/tmp/ublk-programs");
+  }
+  static void replace_program(const std::string& with) {
+    EXPECT_EQ(shell("install -m 755 " + with +
+                    " /tmp/ublk-programs/next && mv /tmp/ublk-programs/next "
+                    "/tmp/ublk-programs/ublk-server"),
+              0);
+  }
+  void begin_to_crash() {
+    replace_program("/bin/false");
+    node_->kill_server("vol");
+    ASSERT_TRUE(node_->wait_condition("vol", "Ready", "False", "CrashLoop"));
+  }
+
+  ManifestOptions patient_{
+      .mode = "Reissue\n    maxRestarts: 1\n    backOff: {initial: 300s, max: 300s}"};
+  std::optional<LabNode> node_;
+};
+
+TEST_F(CrashLoopTest, EndsWhenAnotherProgramComes) {
+  const Disk disk(node_->device("vol"));
+  ASSERT_EQ(disk.write(1, 1), 0);
+  begin_to_crash();
+  auto waits = disk.start_write(2, 2);
+  replace_program("\"$(command -v ublk-server)\"");
+  ASSERT_TRUE(node_->wait_recovered("vol", 0)) << "long before the back-off is over";
+  EXPECT_EQ(waits.get(), 0);
+  EXPECT_EQ(disk.verify(1, 1), 0);
+  EXPECT_EQ(disk.verify(2, 2), 0);
+}
+
+TEST_F(CrashLoopTest, ASpecThatChangesBeginsAnew) {
+  begin_to_crash();
+  const auto deaths = [&] {
+    uint64_t count = 0;
+    for (const VolumeEvent& event : node_->api().events("vol"))
+      if (event.reason == "ServerDied") count += event.count;
+    return count;
+  };
+  const uint64_t before = deaths();
+  ManifestOptions changed = patient_;
+  changed.extra = "  reclaimPolicy: Delete\n";
+  node_->apply(changed);
+  EXPECT_TRUE(
+      node_->wait("vol", "tried again at once", [&](const auto&) { return deaths() > before; }));
+  EXPECT_TRUE(node_->wait_condition("vol", "Ready", "False", "CrashLoop"));
+}
+
 }  // namespace
 }  // namespace ublk_operator::lab
