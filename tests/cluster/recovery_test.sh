@@ -66,7 +66,8 @@ deleted_ten_times() {
   kube rollout status daemonset/ublk-node --timeout=180s
 }
 # killed PATTERN: SIGKILL of the processes with such a command line, again and again. What the application on Reissue paused
-# each time is left in WORK/kills: no back-off makes one longer than the ones before.
+# each time is left in WORK/kills, in their order: no back-off makes them longer and longer. As many as there were kills, the
+# longest: the others are of a busy machine.
 killed() {
   local i before
   before=$(kubectl logs -n default pod/reissue | grep -c '^pause_ms=' || true)
@@ -75,7 +76,8 @@ killed() {
     on_node "pkill -KILL -f '$1'"
     recovered_all || { printf 'in round %s\n' "$i"; return 1; }
   done
-  kubectl logs -n default pod/reissue | sed -n 's/^pause_ms=\([0-9]*\) .*/\1/p' | tail -n "+$((before + 1))" | tr '\n' ' ' >"$WORK/kills"
+  kubectl logs -n default pod/reissue | sed -n 's/^pause_ms=\([0-9]*\) .*/\1/p' | tail -n "+$((before + 1))" |
+    cat -n | sort -k 2 -rn | head -n "${KILLS:-10}" | sort -n | awk '{printf "%s ", $2}' >"$WORK/kills"
 }
 say_kills() { printf '  Reissue  paused, one after the other: %sms\n' "$(cat "$WORK/kills" 2>/dev/null)"; }
 # Other ways for the node's pod to go, or a part of it. All servers die with it each time, and are replaced.
@@ -91,8 +93,8 @@ first_processes_killed() {
 }
 no_controller() {
   local start
-  kube delete pod -l app.kubernetes.io/component=controller --force --grace-period=0
   start=$(now_ms)
+  kube delete pod -l app.kubernetes.io/component=controller --force --grace-period=0 --wait=false
   kubectl apply -f - <<'YAML'
 apiVersion: ublk.dev/v1alpha1
 kind: UblkVolume
