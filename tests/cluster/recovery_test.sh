@@ -94,7 +94,7 @@ first_processes_killed() {
 no_controller() {
   local start
   start=$(now_ms)
-  kube delete pod -l app.kubernetes.io/component=controller --force --grace-period=0 --wait=false
+  on_node "pkill -KILL -f '^/usr/bin/ublk-controller'"
   kubectl apply -f - <<'YAML'
 apiVersion: ublk.dev/v1alpha1
 kind: UblkVolume
