@@ -138,6 +138,19 @@ Result<UniqueFd> open_pool(const Place& place) {
                          : "the folder of pool '" + place.pool + "' cannot be opened");
 }
 
+struct OpenPlace {
+  Place place;
+  UniqueFd pool;
+};
+
+Result<OpenPlace> open_place(const Pools& pools, const FileBackendSpec& wanted) {
+  auto place = locate(pools, wanted);
+  if (!place) return place.error();
+  auto pool = open_pool(*place);
+  if (!pool) return pool.error();
+  return OpenPlace{std::move(*place), std::move(*pool)};
+}
+
 struct File {
   UniqueFd fd;
   struct stat info{};
@@ -442,11 +455,10 @@ Result<OpenBackend> BackendStore::open(const std::string& volume, const VolumeSp
 Result<void> BackendStore::pool_mounted(const VolumeSpec& spec) const {
   const auto* wanted = std::get_if<FileBackendSpec>(&spec.backend);
   if (wanted == nullptr) return {};
-  auto place = locate(pools_, *wanted);
-  if (!place) return place.error();
-  auto pool = open_pool(*place);
-  if (!pool) return pool.error();
-  return require_mounted(place->pool, *pool);
+  auto found_place = open_place(pools_, *wanted);
+  if (!found_place) return found_place.error();
+  const auto& [place, pool] = *found_place;
+  return require_mounted(place.pool, pool);
 }
 
 Result<OpenBackend> BackendStore::open_existing(const std::string& volume, const VolumeSpec& spec) {
@@ -459,19 +471,18 @@ Result<OpenBackend> BackendStore::open_file_backend(const std::string& volume,
                                                     bool must_exist) {
   const auto* wanted = std::get_if<FileBackendSpec>(&spec.backend);
   if (wanted == nullptr) return open_null(spec);
-  auto place = locate(pools_, *wanted);
-  if (!place) return place.error();
-  auto pool = open_pool(*place);
-  if (!pool) return pool.error();
+  auto found_place = open_place(pools_, *wanted);
+  if (!found_place) return found_place.error();
+  const auto& [place, pool] = *found_place;
   // What a volume had is known again whatever lies there; without that knowledge anything would do.
   if (!known)
-    if (auto mounted = require_mounted(place->pool, *pool); !mounted) return mounted.error();
+    if (auto mounted = require_mounted(place.pool, pool); !mounted) return mounted.error();
 
   const int flags = (spec.read_only ? O_RDONLY : O_RDWR) | (wanted->direct_io ? O_DIRECT : 0);
   File file;
   UniqueFd made_in;  // the folder of a file that this call made
   for (int attempt = 0; !file.fd.valid(); ++attempt) {
-    auto opened = open_file(pool->get(), *place, flags);
+    auto opened = open_file(pool.get(), place, flags);
     if (opened) {
       file = std::move(opened).value();
       break;
@@ -479,30 +490,30 @@ Result<OpenBackend> BackendStore::open_file_backend(const std::string& volume,
     // Three times: another volume's open may make it, and a failure of that remove it again.
     if (opened.err() != ENOENT || attempt == 3) return opened.error();
     if (known || must_exist || spec.read_only)
-      return Error{ENOENT, "open_backend", place->path(),
+      return Error{ENOENT, "open_backend", place.path(),
                    known || must_exist
                        ? "the volume's file is gone: put it back, or remove the volume and make "
                          "it anew to start with an empty one"
                        : "a read-only volume needs a file that is already there"};
-    auto directory = create_file(pool->get(), *place, file);
+    auto directory = create_file(pool.get(), place, file);
     if (directory)
       made_in = std::move(directory).value();
     else if (directory.err() != EEXIST)
       return directory.error();
   }
 
-  auto found = identify(file, place->path());
+  auto found = identify(file, place.path());
   if (!found) {
-    if (made_in.valid()) ::unlinkat(made_in.get(), place->parts.back().c_str(), 0);
+    if (made_in.valid()) ::unlinkat(made_in.get(), place.parts.back().c_str(), 0);
     return found.error();
   }
   if (must_exist && found->size_bytes < spec.size_bytes)
-    return Error{ESTALE, "open_backend", place->path(),
+    return Error{ESTALE, "open_backend", place.path(),
                  "the file holds " + std::to_string(found->size_bytes) +
                      " bytes, fewer than the device that is in use: it is not the one this volume "
                      "had; put that one back"};
   const FileKey key{file.info.st_dev, file.info.st_ino};
-  auto claimed = claim(volume, key, *found, place->path());
+  auto claimed = claim(volume, key, *found, place.path());
   {
     const std::scoped_lock lock(mutex_);
     if (!claimed)
@@ -511,13 +522,13 @@ Result<OpenBackend> BackendStore::open_file_backend(const std::string& volume,
       refused_.erase(mine);
   }
   if (!claimed) return claimed.error();  // whoever holds it keeps it, even if this call made it
-  auto backend = prepare(spec, *wanted, *place, file, made_in.valid(), known);
+  auto backend = prepare(spec, *wanted, place, file, made_in.valid(), known);
   if (backend) {
-    if (made_in.valid() && ::fsync(made_in.get()) < 0) backend = explain("fsync", *place);
+    if (made_in.valid() && ::fsync(made_in.get()) < 0) backend = explain("fsync", place);
   }
   if (!backend) {
     // Only while it is claimed nobody else can have begun to use it.
-    if (made_in.valid()) ::unlinkat(made_in.get(), place->parts.back().c_str(), 0);
+    if (made_in.valid()) ::unlinkat(made_in.get(), place.parts.back().c_str(), 0);
     if (*claimed) unclaim(key);
   }
   return backend;
@@ -553,67 +564,65 @@ void BackendStore::release(const std::string& volume) {
 Result<void> BackendStore::check(const VolumeSpec& spec, const BackendIdentity& known) {
   const auto* wanted = std::get_if<FileBackendSpec>(&spec.backend);
   if (wanted == nullptr) return {};
-  auto place = locate(pools_, *wanted);
-  if (!place) return place.error();
-  auto pool = open_pool(*place);
-  if (!pool) return pool.error();
-  auto file = open_file(pool->get(), *place, O_RDONLY);
+  auto found_place = open_place(pools_, *wanted);
+  if (!found_place) return found_place.error();
+  const auto& [place, pool] = *found_place;
+  auto file = open_file(pool.get(), place, O_RDONLY);
   if (!file) {
     Error error = file.error();
     if (error.err == ENOENT) error.detail = "the volume's file was removed or renamed: put it back";
     return error;
   }
-  auto found = identify(*file, place->path());
+  auto found = identify(*file, place.path());
   if (!found) return found.error();
-  return compare(known, *found, place->path());
+  return compare(known, *found, place.path());
 }
 
 Result<void> BackendStore::remove(const std::string& volume, const VolumeSpec& spec,
                                   const BackendIdentity& known) {
   const auto* wanted = std::get_if<FileBackendSpec>(&spec.backend);
   if (wanted == nullptr) return {};
-  auto place = locate(pools_, *wanted);
-  if (!place) return place.error();
-  auto pool = open_pool(*place);
-  if (!pool) return pool.error();
+  auto found_place = open_place(pools_, *wanted);
+  if (!found_place) return found_place.error();
+  const auto& [place, pool] = *found_place;
   // Or a file that is only not to be seen would be taken for removed.
-  if (auto mounted = require_mounted(place->pool, *pool); !mounted) return mounted;
+  if (auto mounted = require_mounted(place.pool, pool); !mounted) return mounted;
   // The folder is held open, so that the file looked at and the one removed lie in the same.
   std::string above = ".";
-  for (size_t i = 0; i + 1 < place->parts.size(); ++i) above += "/" + place->parts[i];
-  const UniqueFd directory(open_beneath(pool->get(), above.c_str(), O_RDONLY | O_DIRECTORY));
+  for (size_t i = 0; i + 1 < place.parts.size(); ++i) above += "/" + place.parts[i];
+  const UniqueFd directory(open_beneath(pool.get(), above.c_str(), O_RDONLY | O_DIRECTORY));
   if (!directory.valid()) {
     if (errno == ENOENT) return {};
-    return explain("remove_backend", *place);
+    return explain("remove_backend", place);
   }
-  Place in_directory = *place;
-  in_directory.pool_directory = place->directory();
-  in_directory.parts = {place->parts.back()};
+  Place in_directory = place;
+  in_directory.pool_directory = place.directory();
+  in_directory.parts = {place.parts.back()};
   auto file = open_file(directory.get(), in_directory, O_RDONLY);
   if (!file) return file.err() == ENOENT ? Result<void>{} : file.error();
-  auto found = identify(*file, place->path());
+  auto found = identify(*file, place.path());
   if (!found) return found.error();
   if (!same_file(known, *found))
-    return Error{EEXIST, "remove_backend", place->path(),
+    return Error{EEXIST, "remove_backend", place.path(),
                  "another file lies there than the one this volume had, so it was not removed"};
   const FileKey key{file->info.st_dev, file->info.st_ino};
-  auto claimed = claim(volume, key, *found, place->path());
+  auto claimed = claim(volume, key, *found, place.path());
   if (!claimed) return claimed.error();
   {
     // A volume that was renamed in its manifest is a removal and a new volume with the same file.
     const std::scoped_lock lock(mutex_);
     if (const auto other = refused_.find(key); other != refused_.end())
-      return Error{EBUSY, "remove_backend", place->path(),
+      return Error{EBUSY, "remove_backend", place.path(),
                    "volume " + other->second + " asks for this file, so it is kept"};
   }
-  const int removed = ::unlinkat(directory.get(), place->parts.back().c_str(), 0);
+  const int removed = ::unlinkat(directory.get(), place.parts.back().c_str(), 0);
   const int failure = removed < 0 && errno != ENOENT ? errno : 0;
   if (*claimed) unclaim(key);
   if (failure != 0) {
     errno = failure;
-    return explain("remove_backend", *place);
+    return explain("remove_backend", place);
   }
-  if (::fsync(directory.get()) < 0) return errno_error("fsync", place->directory());
+  if (::fsync(directory.get()) < 0) return errno_error("fsync", place.directory());
   return {};
 }
 

@@ -77,9 +77,7 @@ bool ServerPool::connected() const {
 Result<void> ServerPool::wait_connected(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
   if (!connected_changed_.wait_for(lock, timeout, [this] { return client_ != nullptr; }))
-    return Error{ETIMEDOUT, "connect", options_.spawner_socket,
-                 "no spawner answers; look at the unit ublk-spawner, in a cluster at the container "
-                 "spawner of the node's pod"};
+    return Error{ETIMEDOUT, "connect", options_.spawner_socket, no_spawner_answers};
   return {};
 }
 

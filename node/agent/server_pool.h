@@ -23,6 +23,11 @@
 
 namespace ublk_operator {
 
+inline constexpr const char* no_spawner_answers =
+    "no spawner answers; look at the unit ublk-spawner, in a cluster at the container spawner of "
+    "the "
+    "node's pod";
+
 struct ServerPoolOptions {
   std::string spawner_socket;
   std::string server_program;

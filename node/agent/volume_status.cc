@@ -42,10 +42,7 @@ std::string VolumeWorker::wait_message(Why why) const {
     case Why::starting:
       return "the device is being started" + error;
     case Why::server_starting:
-      return pool_blocked_ ? "no spawner answers; look at the unit ublk-spawner, in a cluster at "
-                             "the container "
-                             "spawner of the node's pod" +
-                                 error
+      return pool_blocked_ ? no_spawner_answers + error
                            : "waiting for a server to get ready" + error;
     case Why::device_releasing:
       return "waiting for the kernel to release " + char_path(lease_.device.value_or(0)) +
