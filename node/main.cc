@@ -322,6 +322,11 @@ void add_agent_options(CLI::App& command, NodeOptions& options) {
   command.add_option("--standbys", agent.standby_count, "warm servers kept for the next recovery")
       ->capture_default_str()
       ->check(CLI::Range(0, 16));
+  agent.expedite_grace_periods = true;
+  command.add_flag(
+      "!--normal-grace-periods", agent.expedite_grace_periods,
+      "leave /sys/kernel/rcu_expedited alone (default: on while a device waits for its "
+      "next server, a second at most)");
   command
       .add_option("--test-hooks", agent.test_hooks_dir,
                   "folder of FIFOs at which tests stop a recovery")

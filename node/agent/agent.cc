@@ -87,12 +87,17 @@ Result<void> Agent::open() {
       ServerPoolOptions{options_.spawner_socket, options_.server_program, options_.standby_count,
                         options_.start_spawner},
       log_, [this] { wake_all(false); });
-  context_ = std::make_unique<WorkerContext>(
-      WorkerContext{options_.paths, *store_, *backends_, *pool_, *watches_, events_, *disposable_,
-                    hooks_, log_, *id, driver_, options_.open_control, options_.on_failure,
-                    [this](const std::string& name, std::optional<Volume> volume) {
-                      publish(name, std::move(volume));
-                    }});
+  grace_periods_ =
+      options_.expedite_grace_periods
+          ? std::make_unique<GracePeriods>(options_.paths.sys_dir + "/kernel/rcu_expedited",
+                                           options_.run_dir + "/rcu-expedited", log_)
+          : std::make_unique<GracePeriods>();
+  context_ = std::make_unique<WorkerContext>(WorkerContext{
+      options_.paths, *store_, *backends_, *pool_, *watches_, *grace_periods_, events_,
+      *disposable_, hooks_, log_, *id, driver_, options_.open_control, options_.on_failure,
+      [this](const std::string& name, std::optional<Volume> volume) {
+        publish(name, std::move(volume));
+      }});
   return {};
 }
 

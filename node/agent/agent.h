@@ -40,7 +40,8 @@ struct AgentOptions {
   std::function<void()> on_ready;  // all volumes of the last life are known again
   // A kernel without the driver is no error: the volumes wait, and say so, until it is loaded.
   bool await_driver = false;
-  std::function<void()> on_driver;  // it came
+  bool expedite_grace_periods = false;  // while a device waits for its next server: grace_periods.h
+  std::function<void()> on_driver;      // it came
   // Each worker opens its own. A fake here is one that passes tests/contract.
   std::function<Result<std::unique_ptr<ControlDevice>>()> open_control = open_control_device;
   // How long the start waits for the spawner, which alone knows the servers of the last life.
@@ -96,6 +97,7 @@ class Agent : public VolumeService {
   std::unique_ptr<WatchHub> watches_;
   std::unique_ptr<Disposable> disposable_;
   std::unique_ptr<ServerPool> pool_;
+  std::unique_ptr<GracePeriods> grace_periods_;
   std::unique_ptr<WorkerContext> context_;
   WatchHub::Watch program_watch_;
   KnownDriver driver_;

@@ -148,7 +148,10 @@ void VolumeWorker::process_channel() {
   while (server_) {
     auto message = server_->channel.try_receive();
     if (!message) {
-      if (message.err() != EAGAIN) server_->channel.close();  // the pidfd tells the rest
+      if (message.err() == EAGAIN) return;
+      // It is dying; the pidfd tells the rest, a moment later.
+      if (server_state_ == Server::serving) expedite();
+      server_->channel.close();
       return;
     }
     const std::string type = message->body.value("type", "");
@@ -362,6 +365,7 @@ void VolumeWorker::serving(bool recovered) {
   const auto now = Clock::now();
   server_state_ = Server::serving;
   serving_since_ = now;
+  expedited_.reset();
   lease_.step = LeaseStep::serving;
   lease_.recovery_begun = false;
   save_lease();
@@ -420,6 +424,7 @@ void VolumeWorker::server_lost(bool intended) {
   process_channel();  // its last words
   drop_server();
   if (was == Server::granted || was == Server::serving) {
+    expedite();
     // When every tag was fetched START_USER_RECOVERY can be repeated on every kernel.
     const bool half_way = was == Server::granted && recovery_needs_start_once() && !fetched_;
     // Nor may another server be let to such a device: it would end the recovery with the queues
@@ -555,6 +560,7 @@ void VolumeWorker::kill_server(Why why) {
       event(false, "ServerKilled",
             "process " + std::to_string(server_->pidfd.pid()) +
                 " was killed: " + reconcile::to_string(why));
+    expedite();
     (void)server_->pidfd.kill(SIGKILL);
   }
   if (!wait_server_exit(kill_timeout)) return;

@@ -409,9 +409,14 @@ void VolumeWorker::wait_for_events(std::optional<std::chrono::milliseconds> at_m
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(server_deadline_ - Clock::now());
     limit = std::clamp(left, 0ms, limit.value_or(left < 0ms ? 0ms : left));
   }
+  if (expedited_) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(expedited_until_ - Clock::now());
+    limit = std::max(std::min(limit.value_or(left), left), 0ms);
+  }
   const int ready =
       ::poll(fds, 4, limit ? static_cast<int>(std::max<int64_t>(limit->count(), 0)) : -1);
   wake_event_.drain();
+  if (expedited_ && Clock::now() >= expedited_until_) expedited_.reset();
   // Whatever ended the wait is a reason to ask the kernel again.
   still_held_ = false;
   if (usage_ == Usage::unused) usage_ = Usage::unknown;  // that was a moment ago
@@ -425,6 +430,13 @@ void VolumeWorker::wait_for_events(std::optional<std::chrono::milliseconds> at_m
                            {ETIMEDOUT, "prepare", "server " + std::to_string(server_->pidfd.pid()),
                             "it did not get ready in time and is replaced"});
   }
+}
+
+// The device's server is dead or about to be: what the kernel waits for before it lets go of the device is waited for quickly.
+void VolumeWorker::expedite() {
+  if (expedited_) return;
+  expedited_.emplace(context_.grace_periods.expedite());
+  expedited_until_ = Clock::now() + limits::expedite_max;
 }
 
 // --- observing

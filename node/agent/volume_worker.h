@@ -30,6 +30,7 @@
 #include "node/agent/device_node.h"
 #include "node/agent/disposable.h"
 #include "node/agent/event_log.h"
+#include "node/agent/grace_periods.h"
 #include "node/agent/server_pool.h"
 #include "node/agent/state_store.h"
 #include "node/agent/test_hooks.h"
@@ -48,6 +49,7 @@ struct WorkerContext {
   BackendStore& backends;
   ServerPool& pool;
   WatchHub& watches;
+  GracePeriods& grace_periods;
   EventLog& events;
   Disposable& disposable;
   const TestHooks& hooks;
@@ -125,6 +127,7 @@ class VolumeWorker {
   [[nodiscard]] reconcile::Observed observed();
   void execute(const reconcile::Decision& decision);
   void wait_for_events(std::optional<std::chrono::milliseconds> at_most);
+  void expedite();
 
   // --- actions
   void add_device();
@@ -217,6 +220,8 @@ class VolumeWorker {
   // Linux 6.12 and older, see note_half_way().
   bool stale_mapping_ = false;
   std::optional<Clock::time_point> half_way_held_since_;
+  std::optional<GracePeriods::Expedited> expedited_;
+  Clock::time_point expedited_until_;
   bool old_holder_alive_ = false;
   reconcile::Usage usage_ = reconcile::Usage::unknown;
   std::string users_;

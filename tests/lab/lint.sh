@@ -58,7 +58,7 @@ check_tidy() {
     # What passed the whole analysis passes the quick one.
     if [[ -f $TIDY_CACHE/$key ]]; then touch "$TIDY_CACHE/$key"
     elif [[ $quick && -f $TIDY_CACHE/$key.quick ]]; then touch "$TIDY_CACHE/$key.quick"
-    else todo+=("$file $key${quick:+.quick} ${quick:+--checks=-clang-analyzer-*}"); fi
+    else todo+=("$file $key${quick:+.quick --checks=-clang-analyzer-*}"); fi  # a blank at a line's end would join it with the next
   done < <(jq -r --arg repo "$PWD/" '.[] | select(.file | startswith($repo)) |
     [.file[($repo | length):], (.command | capture(" -o (?<o>[^ ]+)").o), .command] | @tsv' build/release/compile_commands.json |
     grep -Ff <(tidy_sources | sed 's/$/\t/'))

@@ -1,10 +1,12 @@
 // Whoever is killed, and whenever: the volume comes back without a manual step, and every acknowledged write is there.
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "common/base/files.h"
 #include "tests/vm/application.h"
 #include "tests/vm/disk.h"
 #include "tests/vm/lab_node.h"
@@ -206,6 +208,28 @@ TEST(HalfWayTest, WithTheAgentIsFinishedByTheNextAgent) {
     EXPECT_FALSE(node.has_event("vol", "ServerFailed")) << "granted before it was released";
     ASSERT_EQ(disk.verify_range(0, 64, 1), 0);
   }
+}
+
+// The switch is the whole machine's: it is on while a device waits for its next server, and an agent that dies just then
+// leaves it to the next one.
+TEST(GracePeriodsTest, AreExpeditedUntilTheNextServerServesAndNoLonger) {
+  const std::string path = "/sys/kernel/rcu_expedited";
+  const auto value = [&] { return read_file(path, 16)->substr(0, 1); };
+  std::ofstream(path) << '0';
+  LabNode node;
+  node.apply({});
+  ASSERT_TRUE(node.wait_ready("vol"));
+  EXPECT_EQ(value(), "0");
+  node.hook("vol", "before_end");
+  node.kill_server("vol");
+  ASSERT_GT(node.wait_hook("vol", "before_end"), 0) << node.story("vol");
+  EXPECT_EQ(value(), "1");
+  node.kill_agent();
+  EXPECT_EQ(value(), "1");
+  node.unhook("vol", "before_end");
+  node.start_agent();
+  ASSERT_TRUE(node.wait_ready("vol"));
+  EXPECT_EQ(value(), "0");
 }
 
 std::vector<HalfWay> half_ways() {
