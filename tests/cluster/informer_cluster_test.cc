@@ -1,5 +1,5 @@
-// The informer on a real API server, with a network in between that hangs, cuts and truncates, and a
-// server that forgets.
+// The informer on a real API server, with a network in between that delays, hangs, cuts and truncates,
+// and a server that forgets.
 #include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <netinet/in.h>
@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <deque>
 #include <list>
 #include <thread>
 
@@ -57,6 +58,8 @@ class Proxy {
 
   // Nothing goes through the connections there are, and nobody closes them. New ones are served.
   void hang() { command(Command::hang); }
+  // From now on what the server sends comes so much later, in its order.
+  void delay(std::chrono::milliseconds time) { delay_ = time; }
   // All connections are closed now.
   void cut() { command(Command::cut); }
   // Each connection that is there passes so many more bytes to the client, and is closed then.
@@ -71,7 +74,9 @@ class Proxy {
     UniqueFd client;
     UniqueFd server;
     bool hangs = false;
-    std::optional<size_t> left;  // bytes to the client
+    bool ended = false;  // the server closed it; what is held is still to come
+    std::deque<std::pair<Clock::time_point, std::string>> held;  // to the client: when, what
+    std::optional<size_t> left;                                  // bytes to the client
   };
   void command(Command what) {
     command_ = what;
@@ -103,42 +108,72 @@ class Proxy {
             0)
       pairs_.push_back(std::move(pair));
   }
-  // False: the connection is over.
-  static bool carry(const UniqueFd& from, const UniqueFd& to, std::optional<size_t>* left) {
-    char buffer[16384];
-    ssize_t n = ::recv(from.get(), buffer, sizeof buffer, 0);
-    if (n <= 0) return false;
+  // These three: false: the connection is over.
+  static bool send_all(const UniqueFd& to, const std::string& bytes) {
+    for (size_t sent = 0; sent < bytes.size();) {
+      const ssize_t n = ::send(to.get(), bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL);
+      if (n <= 0) return false;
+      sent += static_cast<size_t>(n);
+    }
+    return true;
+  }
+  static bool to_server(const Pair& pair) {
+    const std::string bytes = receive(pair.client);
+    return !bytes.empty() && send_all(pair.server, bytes);
+  }
+  bool to_client(Pair& pair) const {
+    std::string bytes = receive(pair.server);
+    if (bytes.empty()) {
+      pair.ended = true;
+      return !pair.held.empty();
+    }
     bool goes_on = true;
-    if (left != nullptr && *left) {
-      goes_on = static_cast<size_t>(n) < **left;
-      n = static_cast<ssize_t>(std::min(static_cast<size_t>(n), **left));
-      **left -= static_cast<size_t>(n);
+    if (pair.left) {
+      goes_on = bytes.size() < *pair.left;
+      bytes.resize(std::min(bytes.size(), *pair.left));
+      *pair.left -= bytes.size();
     }
-    for (ssize_t sent = 0; sent < n;) {
-      const ssize_t m =
-          ::send(to.get(), buffer + sent, static_cast<size_t>(n - sent), MSG_NOSIGNAL);
-      if (m <= 0) return false;
-      sent += m;
-    }
+    const auto time = delay_.load();
+    if (time == 0ms && pair.held.empty()) return send_all(pair.client, bytes) && goes_on;
+    pair.held.emplace_back(Clock::now() + time, std::move(bytes));
     return goes_on;
+  }
+  static bool send_due(Pair& pair) {
+    while (!pair.held.empty() && pair.held.front().first <= Clock::now()) {
+      if (!send_all(pair.client, pair.held.front().second)) return false;
+      pair.held.pop_front();
+    }
+    return !(pair.ended && pair.held.empty());
+  }
+  static std::string receive(const UniqueFd& from) {
+    std::string bytes(16384, '\0');
+    const ssize_t n = ::recv(from.get(), bytes.data(), bytes.size(), 0);
+    bytes.resize(n > 0 ? static_cast<size_t>(n) : 0);
+    return bytes;
   }
   void run() {
     while (!stopping_) {
       std::vector<pollfd> fds{{wake_.fd(), POLLIN, 0}, {listener_.get(), POLLIN, 0}};
       std::vector<Pair*> polled;
+      auto next = Clock::time_point::max();
       for (auto& pair : pairs_) {
         if (pair.hangs) continue;
         polled.push_back(&pair);
         fds.push_back({pair.client.get(), POLLIN, 0});
-        fds.push_back({pair.server.get(), POLLIN, 0});
+        fds.push_back({pair.ended ? -1 : pair.server.get(), POLLIN, 0});
+        if (!pair.held.empty()) next = std::min(next, pair.held.front().first);
       }
-      if (::poll(fds.data(), fds.size(), -1) < 0) continue;
+      const auto wait = std::chrono::ceil<std::chrono::milliseconds>(next - Clock::now());
+      const int timeout =
+          next == Clock::time_point::max() ? -1 : std::max<int>(0, static_cast<int>(wait.count()));
+      if (::poll(fds.data(), fds.size(), timeout) < 0) continue;
       std::vector<Pair*> over;
       for (size_t i = 0; i < polled.size(); ++i) {
         Pair& pair = *polled[i];
         bool good = true;
-        if (fds[2 + 2 * i].revents != 0) good = carry(pair.client, pair.server, nullptr);
-        if (good && fds[3 + 2 * i].revents != 0) good = carry(pair.server, pair.client, &pair.left);
+        if (fds[2 + 2 * i].revents != 0) good = to_server(pair);
+        if (good && fds[3 + 2 * i].revents != 0) good = to_client(pair);
+        if (good) good = send_due(pair);
         if (!good) over.push_back(&pair);
       }
       pairs_.remove_if([&](const Pair& pair) {
@@ -156,6 +191,7 @@ class Proxy {
   std::atomic<bool> stopping_ = false;
   std::atomic<Command> command_ = Command::none;
   std::atomic<size_t> allowance_ = 0;
+  std::atomic<std::chrono::milliseconds> delay_ = 0ms;
   std::list<Pair> pairs_;
   std::thread thread_;
 };
@@ -228,6 +264,22 @@ TEST_F(InformerClusterTest, AWatchThatTheServerEndsGoesOnWhereItWas) {
   const auto after = watcher->counters();
   EXPECT_GT(after.watches, before.watches + 1);
   EXPECT_EQ(after.lists, before.lists) << "no list for that";
+}
+
+// Watches of two seconds that are heard of a second and a half late: most end before their events have come.
+TEST_F(InformerClusterTest, DelayedStreamsComeWholeAndInOrder) {
+  proxy_->delay(1500ms);
+  const auto watcher = watch(2s);
+  for (int i = 0; i < 8; ++i) {
+    write("m", std::to_string(i));
+    if (i % 2 == 1) {
+      const auto begun = Clock::now();
+      ASSERT_TRUE(watcher->wait("m", is(std::to_string(i))));
+      EXPECT_GE(Clock::now() - begun, 1s) << "through the proxy";
+    }
+  }
+  EXPECT_EQ(watcher->counters().lists, 1U) << "late is not lost";
+  EXPECT_EQ(watcher->counters().expired, 0U);
 }
 
 TEST_F(InformerClusterTest, CutConnectionsLoseNothing) {

@@ -1,0 +1,112 @@
+#!/bin/bash
+# Two pods of a node at once, as a forced deletion makes them: the kubelet has not ended the one when the next begins. Here the
+# second is made on purpose, and stays as long as the test wants. Whatever the second does, a volume has one server.
+# Wants a cluster that is up (./dev cluster up) and an image of what is to be tested (./dev image).
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/operator.sh"
+# shellcheck disable=SC2317
+leave() {
+  kubectl delete pod,ublkvolume -l test=overlap --all-namespaces --force --grace-period=0 --wait=false >/dev/null 2>&1 || true
+  rm -rf "$WORK"
+}
+trap leave EXIT
+use_cluster
+
+applied() {
+  kubectl apply -f - <<'YAML'
+apiVersion: ublk.dev/v1alpha1
+kind: UblkVolume
+metadata: {name: shared, labels: {test: overlap}}
+spec:
+  size: 64Mi
+  backend: {file: {path: shared.img}}
+  reclaimPolicy: Delete
+YAML
+  kubectl wait ublkvolume/shared --for=condition=Ready --timeout=60s
+  application shared shared overlap | kubectl apply -n default -f -
+  kubectl wait -n default pod/shared --for=condition=Ready --timeout=120s
+  wait_log shared '^ready'
+}
+# begin_looking: from here to look_back, again and again, who has mapped the volume's char device (all servers have, and nobody
+# else): a line a look, with their process ids.
+# shellcheck disable=SC2016
+begin_looking() {
+  on_node 'rm -f /run/looking.end; (while [ ! -e /run/looking.end ]; do
+    echo $(grep -l /dev/ublkc /proc/[0-9]*/maps 2>/dev/null | cut -d/ -f3); sleep 0.05; done >/run/looking 2>&1 </dev/null &)'
+}
+# One server at each look, and none in between when the one before is dead; more than one is two that serve one volume.
+look_back() {
+  on_node 'touch /run/looking.end; cat /run/looking' >"$WORK/looks"
+  printf '%s looks; servers seen: %s\n' "$(wc -l <"$WORK/looks")" "$(sort -u "$WORK/looks" | xargs)"
+  (($(wc -l <"$WORK/looks") >= 20))
+  gives "" awk 'NF > 1' "$WORK/looks"
+}
+
+# second_pod: all that the DaemonSet's pod is, but for who owns it.
+second_pod() {
+  kube get pod -l app.kubernetes.io/component=node -o json | jq '.items[0] | {apiVersion, kind,
+    metadata: {name: "second", namespace: .metadata.namespace, labels: {test: "overlap"}}, spec}' | kubectl apply -f -
+  kube wait pod/second --for=jsonpath='{.status.phase}'=Running --timeout=60s
+  # Its programs have begun: they wait for those of the other pod to end.
+  await 60 one_waits "$AGENT"
+  await 60 one_waits "$SPAWNER"
+}
+# one_waits PATTERN: three processes have such a command line: one that works, and one that waits for its end by a child.
+one_waits() { (($(on_node "pgrep -c -f '$1' || true") == 3)); }
+
+touches_nothing() {
+  wait_ready 1
+  cp "$WORK/said" "$WORK/said-before"
+  begin_looking
+  second_pod
+  # A server dies while both are there: it is the first pod that replaces it, as ever.
+  on_node "pkill -KILL -f '$SERVER'"
+  wait_recovered_since "$WORK/said-before" 1
+  cp "$WORK/said" "$WORK/said-recovered"
+  kubectl wait ublkvolume/shared --for=condition=Ready --timeout=60s
+  kube get pod second -o json >"$WORK/second.json"
+  wait_ready 1
+  diff "$WORK/said-recovered" "$WORK/said"
+  gives 0 jq '[.status.containerStatuses[].restartCount] | add' "$WORK/second.json"
+}
+# The first pod goes: the second takes its volumes, and the DaemonSet's next pod waits as the second did.
+takes_over() {
+  wait_ready 1
+  cp "$WORK/said" "$WORK/said-before"
+  kube delete pod -l app.kubernetes.io/component=node --force --grace-period=0
+  kube wait pod/second --for=condition=Ready --timeout=120s
+  wait_recovered_since "$WORK/said-before" 1
+  await 120 one_waits "$AGENT"
+}
+gives_back() {
+  wait_ready 1
+  cp "$WORK/said" "$WORK/said-before"
+  kube delete pod second --force --grace-period=0
+  kube rollout status daemonset/ublk-node --timeout=180s
+  wait_recovered_since "$WORK/said-before" 1
+  look_back
+}
+outcome() {
+  kubectl delete pod -n default shared --wait=false
+  timeout 90 grep -m 1 '^writes=' < <(kubectl logs -n default -f pod/shared) >"$WORK/summary" || true
+  cat "$WORK/summary"
+  grep -q ' lost=0 ' "$WORK/summary"
+  grep -q ' errors=0 .* reopened=0 ' "$WORK/summary"
+}
+removed() {
+  kubectl delete ublkvolume -l test=overlap --timeout=60s
+  gives "" on_node 'ls /dev/ublk/by-name'
+}
+
+check "installed with Helm" install
+check "an image of an application" load_application
+check "a volume, and an application on it" applied
+check "a second pod of the node touches nothing" touches_nothing
+check "the first pod deleted with --force: the second takes over" takes_over
+check "the second deleted with --force: the next takes over, and never two servers had the volume" gives_back
+check "what the application saw" outcome
+printf '  %s\n' "$(cat "$WORK/summary" 2>/dev/null || true)"
+check "removed, and nothing is left" removed
+((!FAILED))
