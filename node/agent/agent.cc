@@ -87,11 +87,11 @@ Result<void> Agent::open() {
       ServerPoolOptions{options_.spawner_socket, options_.server_program, options_.standby_count,
                         options_.start_spawner},
       log_, [this] { wake_all(false); });
-  grace_periods_ =
-      options_.expedite_grace_periods
-          ? std::make_unique<GracePeriods>(options_.paths.sys_dir + "/kernel/rcu_expedited",
-                                           options_.run_dir + "/rcu-expedited", log_)
-          : std::make_unique<GracePeriods>();
+  grace_periods_ = std::make_unique<GracePeriods>(
+      GracePeriodsOptions{options_.paths.sys_dir + "/kernel/rcu_expedited",
+                          options_.run_dir + "/rcu-expedited", options_.expedite_grace_periods,
+                          limits::expedite_max},
+      log_);
   context_ = std::make_unique<WorkerContext>(WorkerContext{
       options_.paths, *store_, *backends_, *pool_, *watches_, *grace_periods_, events_,
       *disposable_, hooks_, log_, *id, driver_, options_.open_control, options_.on_failure,

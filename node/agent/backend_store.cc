@@ -54,9 +54,11 @@ Result<Place> locate(const Pools& pools, const FileBackendSpec& spec) {
     std::vector<std::string> known;
     known.reserve(pools.size());
     for (const auto& [name, folder] : pools) known.push_back(name);
-    return Error{ENOENT, "open_backend", "pool " + spec.pool,
-                 "this node has no such pool; it has: " +
-                     (known.empty() ? std::string("none") : join(known, ", "))};
+    return Error{
+        ENOENT, "open_backend", "pool " + spec.pool,
+        "this node has no such pool; it has: " +
+            (known.empty() ? std::string("none") : join(known, ", ")) +
+            ". Name one of them, or give the agent that one (--pool, in the chart node.pools)"};
   }
   const std::string object = pool->second.path + "/" + spec.path;
   if (spec.path.starts_with('/'))

@@ -1,4 +1,5 @@
-// The kernel's switch is a file here; that it shortens a recovery is what `./dev bench recovery` shows.
+// The kernel's switch is a file here; with the real one, KillTest of tests/vm. That it shortens a recovery is what
+// `./dev bench recovery` shows.
 #include "node/agent/grace_periods.h"
 
 #include <gtest/gtest.h>
@@ -6,12 +7,16 @@
 
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <optional>
 
 #include "common/base/files.h"
 
 namespace ublk_operator {
 namespace {
+
+using namespace std::chrono_literals;
+using Expedited = std::optional<GracePeriods::Expedited>;
 
 class GracePeriodsTest : public ::testing::Test {
  protected:
@@ -20,56 +25,79 @@ class GracePeriodsTest : public ::testing::Test {
     set("0\n");
   }
   ~GracePeriodsTest() override { std::filesystem::remove_all(dir_); }
+  [[nodiscard]] std::unique_ptr<GracePeriods> make(std::chrono::milliseconds at_most = 1h,
+                                                   bool expedite = true) const {
+    return std::make_unique<GracePeriods>(GracePeriodsOptions{switch_, record_, expedite, at_most},
+                                          null_logger());
+  }
   void set(const std::string& value) const { std::ofstream(switch_) << value; }
   [[nodiscard]] char value() const { return read_file(switch_, 16)->at(0); }
+  void left_on_by_a_dead_agent() const {
+    std::ofstream(record_) << '1';
+    set("1\n");
+  }
 
   const std::string dir_ = ::testing::TempDir() + "grace-periods-" + std::to_string(::getpid());
   const std::string switch_ = dir_ + "/rcu_expedited";
   const std::string record_ = dir_ + "/record";
-  const Logger log_ = null_logger();
 };
 
 TEST_F(GracePeriodsTest, AreExpeditedFromTheFirstHolderToTheLast) {
-  GracePeriods periods(switch_, record_, log_);
+  const auto periods = make();
   EXPECT_EQ(value(), '0');
-  std::optional<GracePeriods::Expedited> first = periods.expedite();
+  Expedited first = periods->expedite();
   EXPECT_EQ(value(), '1');
-  std::optional<GracePeriods::Expedited> second = periods.expedite();
+  Expedited second = periods->expedite();
   first.reset();
   EXPECT_EQ(value(), '1');
   second.reset();
   EXPECT_EQ(value(), '0');
 }
 
+TEST_F(GracePeriodsTest, AreNormalAgainAfterTheirTimeWhoeverHoldsThem) {
+  const auto periods = make(20ms);
+  const Expedited stuck = periods->expedite();
+  while (value() != '0') std::this_thread::yield();
+  {
+    const Expedited another = periods->expedite();
+    EXPECT_EQ(value(), '1') << "it has its own time";
+  }
+  EXPECT_EQ(value(), '0');
+}
+
 TEST_F(GracePeriodsTest, WhatSomebodyElseTurnedOnStaysOn) {
   set("1\n");
-  GracePeriods periods(switch_, record_, log_);
+  auto periods = make();
   {
-    const auto expedited = periods.expedite();
+    const Expedited expedited = periods->expedite();
   }
   EXPECT_EQ(value(), '1');
-  GracePeriods next(switch_, record_, log_);
+  periods = make();
   EXPECT_EQ(value(), '1');
 }
 
 TEST_F(GracePeriodsTest, WhatADeadAgentLeftOnIsTurnedOffByTheNext) {
-  {
-    std::ofstream(record_) << '1';  // as it died
-    set("1\n");
+  for (const bool expedite : {true, false}) {
+    left_on_by_a_dead_agent();
+    auto periods = make(1h, expedite);
+    EXPECT_EQ(value(), '0');
+    set("1\n");  // the administrator, later
+    periods = make(1h, expedite);
+    EXPECT_EQ(value(), '1') << "taken back once only";
   }
-  GracePeriods next(switch_, record_, log_);
+}
+
+TEST_F(GracePeriodsTest, WhoDoesNotWantItHasItNot) {
+  const auto periods = make(1h, false);
+  const Expedited expedited = periods->expedite();
   EXPECT_EQ(value(), '0');
-  set("1\n");  // the administrator, later
-  GracePeriods third(switch_, record_, log_);
-  EXPECT_EQ(value(), '1') << "taken back once only";
 }
 
 TEST_F(GracePeriodsTest, WithoutTheSwitchNothingHappens) {
-  GracePeriods periods(dir_ + "/absent", record_, log_);
-  const auto expedited = periods.expedite();
-  EXPECT_FALSE(std::filesystem::exists(dir_ + "/absent"));
-  GracePeriods never;
-  const auto nothing = never.expedite();
+  std::filesystem::remove(switch_);
+  const auto periods = make();
+  const Expedited expedited = periods->expedite();
+  EXPECT_FALSE(std::filesystem::exists(switch_));
 }
 
 }  // namespace

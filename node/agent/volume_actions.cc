@@ -150,7 +150,7 @@ void VolumeWorker::process_channel() {
     if (!message) {
       if (message.err() == EAGAIN) return;
       // It is dying; the pidfd tells the rest, a moment later.
-      if (server_state_ == Server::serving) expedite();
+      if (server_state_ == Server::serving && lease_.step == LeaseStep::serving) expedite();
       server_->channel.close();
       return;
     }
@@ -384,19 +384,15 @@ void VolumeWorker::serving(bool recovered) {
   if (lost_at_) {
     const auto pause = std::chrono::duration_cast<std::chrono::microseconds>(now - *lost_at_);
     explain_death(true);
-    ++record_.recovery_count;
-    record_.last_recovery_us = pause.count();
     last_recovery_work_ =
         let_in_at_ ? std::chrono::duration_cast<std::chrono::microseconds>(now - *let_in_at_)
                    : pause;
-    record_.last_recovery_reason = lost_how_;
-    record_.last_recovery_time = format_now();
     event(false, "Recovered",
           object_name(device_->id) + " is served again after " +
               std::to_string(std::chrono::round<std::chrono::milliseconds>(pause).count()) +
               " ms by process " + std::to_string(server_->pidfd.pid()) + "; the last server " +
               lost_how_);
-    save_record();
+    count_recovery(pause, lost_how_);
   }
   // Only now: who dies before it was counted leaves it to the next agent.
   if (!lease_.lost.empty()) {
@@ -409,7 +405,18 @@ void VolumeWorker::serving(bool recovered) {
   context_.pool.refill();
 }
 
+// `pause`: how long there was no server, where that is known.
+void VolumeWorker::count_recovery(std::optional<std::chrono::microseconds> pause,
+                                  std::string reason) {
+  ++record_.recovery_count;
+  record_.last_recovery_us = pause ? std::optional<int64_t>(pause->count()) : std::nullopt;
+  record_.last_recovery_reason = std::move(reason);
+  record_.last_recovery_time = format_now();
+  save_record();
+}
+
 void VolumeWorker::forget_loss() {
+  expedited_.reset();
   lost_at_.reset();
   let_in_at_.reset();
   lost_how_.clear();
@@ -424,7 +431,7 @@ void VolumeWorker::server_lost(bool intended) {
   process_channel();  // its last words
   drop_server();
   if (was == Server::granted || was == Server::serving) {
-    expedite();
+    if (!intended) expedite();
     // When every tag was fetched START_USER_RECOVERY can be repeated on every kernel.
     const bool half_way = was == Server::granted && recovery_needs_start_once() && !fetched_;
     // Nor may another server be let to such a device: it would end the recovery with the queues
@@ -560,7 +567,7 @@ void VolumeWorker::kill_server(Why why) {
       event(false, "ServerKilled",
             "process " + std::to_string(server_->pidfd.pid()) +
                 " was killed: " + reconcile::to_string(why));
-    expedite();
+    if (dying || why == Why::replacing_server) expedite();
     (void)server_->pidfd.kill(SIGKILL);
   }
   if (!wait_server_exit(kill_timeout)) return;

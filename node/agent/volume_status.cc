@@ -45,7 +45,8 @@ std::string VolumeWorker::wait_message(Why why) const {
       return pool_blocked_ ? no_spawner_answers + error
                            : "waiting for a server to get ready" + error;
     case Why::device_releasing:
-      return "waiting for the kernel to release " + char_path(lease_.device.value_or(0)) +
+      return "waiting for the kernel to release " +
+             (device_ ? char_path(device_->id) : "the device") +
              ": I/O of the last server is still on its way to the backend";
     case Why::recovering:
       return "the device is being recovered" + error;

@@ -149,6 +149,7 @@ class VolumeWorker {
   void accept(Volume wanted, SourceIdentity source);
   void server_lost(bool intended);
   void note_loss();
+  void count_recovery(std::optional<std::chrono::microseconds> pause, std::string reason);
   void forget_loss();
   void explain_death(bool last_chance);
   void take_over(SpawnedServer server);
@@ -220,8 +221,6 @@ class VolumeWorker {
   // Linux 6.12 and older, see note_half_way().
   bool stale_mapping_ = false;
   std::optional<Clock::time_point> half_way_held_since_;
-  std::optional<GracePeriods::Expedited> expedited_;
-  Clock::time_point expedited_until_;
   bool old_holder_alive_ = false;
   reconcile::Usage usage_ = reconcile::Usage::unknown;
   std::string users_;
@@ -233,6 +232,7 @@ class VolumeWorker {
   bool fetched_ = false;   // the granted server said that it fetched every tag
   Clock::time_point server_deadline_{};
   std::optional<Clock::time_point> serving_since_;
+  std::optional<GracePeriods::Expedited> expedited_;  // from a loss to its end
   std::optional<Clock::time_point> lost_at_;
   std::optional<Clock::time_point> let_in_at_;  // the next server, after that
   std::optional<std::chrono::microseconds> last_recovery_work_;

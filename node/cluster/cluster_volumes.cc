@@ -76,8 +76,8 @@ SourceView view_of(const std::map<std::string, ClusterObject>& objects,
       view.problems.push_back(
           {object.wanted.source.file, 0, 0, "metadata.name",
            "this node has another volume of that name, from " + known->second.source.file +
-               ", and keeps it; remove that one first (on the node: `ublkctl delete " + name +
-               "`), or choose another name"});
+               ", and keeps it; remove that one first (in the agent's container: `ublkctl delete " +
+               name + "`), or choose another name"});
     } else if (!same) {
       // The old object is gone, and nobody saw it being deleted: its finalizer was taken off, or etcd
       // is an older one. The new one's turn comes when its device is not in use; the data stays.
@@ -97,8 +97,8 @@ SourceView view_of(const std::map<std::string, ClusterObject>& objects,
     message +=
         "without having been deleted; the volume goes on. Create it again as it was, with this ";
     message +=
-        "node as spec.nodeName, and it takes over the data; or remove what is left of it: on ";
-    message += "the node, `ublkctl delete " + name + "`";
+        "node as spec.nodeName, and it takes over the data; or remove what is left of it: in ";
+    message += "the agent's container, `ublkctl delete " + name + "`";
     view.problems.push_back({known.source.file, 0, 0, "", std::move(message)});
   }
   return view;

