@@ -24,7 +24,7 @@ class GracePeriodsTest : public ::testing::Test {
     std::filesystem::create_directories(dir_);
     set("0\n");
   }
-  ~GracePeriodsTest() override { std::filesystem::remove_all(dir_); }
+  void TearDown() override { std::filesystem::remove_all(dir_); }
   [[nodiscard]] std::unique_ptr<GracePeriods> make(std::chrono::milliseconds at_most = 1h,
                                                    bool expedite = true) const {
     return std::make_unique<GracePeriods>(GracePeriodsOptions{switch_, record_, expedite, at_most},

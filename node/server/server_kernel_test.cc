@@ -15,6 +15,7 @@
 
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <future>
 #include <thread>
@@ -94,17 +95,21 @@ Bytes read_at(int fd, uint64_t offset, size_t bytes) {
 
 struct ServerOptions {
   bool unprivileged = false;
+  std::string allocations = {};  // a file of 8 bytes: how often it allocated (tests/preload)
 };
 
 class ServerProcess {
  public:
-  explicit ServerProcess(ServerOptions options) {
+  explicit ServerProcess(const ServerOptions& options) {
     auto pair = MessageSocket::pair();
     UBLK_CHECK(pair.ok());
     channel_ = std::move(pair->first);
     const int theirs = pair->second.fd();
     const std::string program = server_program();
     const std::string channel = std::to_string(theirs);
+    const std::string counting =
+        std::filesystem::read_symlink("/proc/self/exe").parent_path().parent_path() / "lib" /
+        "libcount_allocations.so";
     const pid_t pid = fork();
     if (pid == 0) {
       (void)fcntl(theirs, F_SETFD, 0);
@@ -114,6 +119,10 @@ class ServerProcess {
             setrlimit(RLIMIT_MEMLOCK, &unlimited) != 0 || setgroups(0, nullptr) != 0 ||
             setgid(65534) != 0 || setuid(65534) != 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
           _exit(98);
+      }
+      if (!options.allocations.empty()) {
+        (void)setenv("UBLK_ALLOCATIONS", options.allocations.c_str(), 1);
+        (void)setenv("LD_PRELOAD", counting.c_str(), 1);
       }
       execl(program.c_str(), program.c_str(), "--channel", channel.c_str(), "--arena", "1048576",
             nullptr);
@@ -230,7 +239,7 @@ class ServerKernelTest : public ::testing::Test {
     return grant;
   }
   // A new server, ready.
-  std::unique_ptr<ServerProcess> standby(ServerOptions options = {}) {
+  std::unique_ptr<ServerProcess> standby(const ServerOptions& options = {}) {
     auto server = std::make_unique<ServerProcess>(options);
     const auto ready = ready_from_json(server->receive().body);
     EXPECT_TRUE(ready.ok()) << ready.error().to_string();
@@ -257,7 +266,7 @@ class ServerKernelTest : public ::testing::Test {
   }
   // From nothing to an open block device.
   void bring_up(uint64_t wanted = flags::user_recovery | flags::user_recovery_reissue,
-                ServerOptions options = {}) {
+                const ServerOptions& options = {}) {
     add_device(wanted);
     if (options.unprivileged) {
       ASSERT_EQ(chown(char_path(*device_).c_str(), 65534, 65534), 0);
@@ -314,6 +323,44 @@ class ServerKernelTest : public ::testing::Test {
   std::unique_ptr<ServerProcess> server_;
   UniqueFd block_;
 };
+
+TEST_F(ServerKernelTest, ARequestAllocatesNothing) {
+  const std::string counted = folder_ / "allocations";
+  const auto allocations = [&] {
+    uint64_t count = 0;
+    std::memcpy(&count, read_file(counted, sizeof count)->data(), sizeof count);
+    return count;
+  };
+  ASSERT_TRUE(write_file_atomically(counted, std::string(sizeof(uint64_t), '\0')).ok());
+  for (const bool direct : {false, true}) {
+    backend_["direct"] = direct;
+    bring_up(flags::user_recovery | flags::user_recovery_reissue, {.allocations = counted});
+    const auto requests = [&] {
+      for (unsigned i = 0; i < 50; ++i) {
+        const uint64_t offset = uint64_t{i} * 64 * kBlockBytes;
+        EXPECT_EQ(write_at(block_.get(), offset, pattern(size_t{16} * kBlockBytes, i)), 0);
+        EXPECT_EQ(write_at(block_.get(), offset, pattern(kBlockBytes, i + 1), RWF_DSYNC), 0);
+        EXPECT_EQ(read_at(block_.get(), offset, kBlockBytes), pattern(kBlockBytes, i + 1));
+        EXPECT_EQ(fsync(block_.get()), 0);
+        uint64_t range[] = {offset, kBlockBytes};
+        EXPECT_EQ(ioctl(block_.get(), BLKDISCARD, range), 0);
+        EXPECT_EQ(ioctl(block_.get(), BLKZEROOUT, range), 0);
+      }
+    };
+    requests();  // the first ones may: of what they set up nothing is given back
+    const uint64_t before = allocations();
+    EXPECT_GT(before, 0U) << "it counts";
+    requests();
+    EXPECT_EQ(allocations(), before) << "of 300 requests, direct: " << direct;
+    if (direct) break;
+    block_.reset();
+    kill_server();
+    server_.reset();
+    ASSERT_TRUE(control_->stop(*device_, {}).ok());
+    ASSERT_TRUE(control_->remove(*device_, {}).ok());
+    device_.reset();
+  }
+}
 
 struct Shape {
   uint16_t queues;

@@ -163,7 +163,8 @@ void PrintTo(const HalfWay& story, std::ostream* out) { *out << story.mode << " 
 class HalfWayPointTest : public ::testing::TestWithParam<HalfWay> {};
 
 TEST_P(HalfWayPointTest, IsFinishedByTheNextServer) {
-  const auto& [mode, point] = GetParam();
+  const std::string& mode = GetParam().mode;
+  const std::string& point = GetParam().point;
   if (mode == "FailIO" && !can_fail_io())
     GTEST_SKIP() << "this kernel has no UBLK_F_USER_RECOVERY_FAIL_IO (Linux 6.13)";
   if (!repeats_recovery() && (point == "after_mmap" || point == "half_fetched"))
