@@ -16,12 +16,16 @@ struct GetOptions {
 };
 [[nodiscard]] ExitCode get_volumes(const Session& session, const GetOptions& options);
 
-[[nodiscard]] ExitCode describe_volumes(const Session& session,
-                                        const std::vector<std::string>& names);
+struct DescribeOptions {
+  std::vector<std::string> names;
+  std::string output = "text";  // text, json, yaml
+};
+[[nodiscard]] ExitCode describe_volumes(const Session& session, const DescribeOptions& options);
 
 struct EventsOptions {
-  std::string name;              // empty: of all volumes
-  std::string output = "table";  // table, json, yaml; watched: table, json (one object a line)
+  std::string name;  // empty: of all volumes
+  std::string output =
+      "table";  // table, wide, json, yaml; watched: not yaml, json one object a line
   bool watch = false;
   std::string timeout;  // with watch: how long; empty: until interrupted
 };

@@ -38,7 +38,8 @@ _ublkctl() {
     -o | --output)
       case $command in
         get) _ublkctl_words "table wide json yaml name" "$current" ;;
-        events) _ublkctl_words "table json yaml" "$current" ;;
+        describe) _ublkctl_words "text json yaml" "$current" ;;
+        events) _ublkctl_words "table wide json yaml" "$current" ;;
         preflight) _ublkctl_words "table json" "$current" ;;
         support-bundle) _ublkctl_files "$current" ;;
       esac
@@ -49,7 +50,7 @@ _ublkctl() {
     local options="--help --socket --context --kubeconfig --namespace"
     case $command in
       "") options="$options --version" ;;
-      get | preflight | support-bundle) options="$options --output" ;;
+      get | describe | preflight | support-bundle) options="$options --output" ;;
       events) options="$options --output --watch --timeout" ;;
       wait) options="$options --for --timeout --all" ;;
       apply) options="$options --filename --dry-run" ;;

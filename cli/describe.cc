@@ -6,6 +6,7 @@
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/table.h"
+#include "common/api/decode.h"
 #include "common/api/quantity.h"
 
 namespace ublk_operator {
@@ -156,21 +157,36 @@ void describe(std::ostream& out, const Volume& volume, const std::vector<VolumeE
 
 }  // namespace
 
-ExitCode describe_volumes(const Session& session, const std::vector<std::string>& names) {
+ExitCode describe_volumes(const Session& session, const DescribeOptions& options) {
   ExitCode code = ExitCode::ok;
   bool first = true;
-  for (const std::string& name : names) {
+  nlohmann::json items = nlohmann::json::array();
+  for (const std::string& name : options.names) {
     const auto volume = session.service.get(name);
     if (!volume) {
       note(code, session.fail(volume.error()));
       if (volume.err() == ENOTCONN) break;
       continue;
     }
-    if (!first) session.out << "\n\n";
-    first = false;
-    // Counters are not in a cluster's objects: they are metrics of the node.
-    describe(session.out, *volume, session.service.events(name), !session.cluster);
+    const std::vector<VolumeEvent> events = session.service.events(name);
+    if (options.output == "text") {
+      if (!first) session.out << "\n\n";
+      first = false;
+      // Counters are not in a cluster's objects: they are metrics of the node.
+      describe(session.out, *volume, events, !session.cluster);
+      continue;
+    }
+    nlohmann::json item = to_json(*volume);
+    item["events"] = nlohmann::json::array();
+    for (const VolumeEvent& event : events) item["events"].push_back(to_json(event));
+    items.push_back(std::move(item));
   }
+  if (options.output == "text") return code;
+  const bool yaml = options.output == "yaml";
+  if (options.names.size() != 1)
+    print_document(session.out, as_list(std::move(items)), yaml);
+  else if (!items.empty())
+    print_document(session.out, items.front(), yaml);
   return code;
 }
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -18,14 +19,17 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-std::vector<std::string> row_of(const VolumeEvent& event) {
-  return {event.last_time, event.warning ? "Warning" : "Normal", event.reason,
-          event.volume,    std::to_string(event.count),          event.message};
+std::vector<std::string> row_of(const VolumeEvent& event, bool wide) {
+  std::vector<std::string> row{
+      event.last_time, event.warning ? "Warning" : "Normal", event.reason,
+      event.volume,    std::to_string(event.count),          event.message};
+  if (wide) row.insert(row.begin(), event.first_time);
+  return row;
 }
 
-const std::vector<std::string>& header() {
-  static const std::vector<std::string> names{"LAST-SEEN", "TYPE",  "REASON",
-                                              "VOLUME",    "COUNT", "MESSAGE"};
+std::vector<std::string> header(bool wide) {
+  std::vector<std::string> names{"LAST-SEEN", "TYPE", "REASON", "VOLUME", "COUNT", "MESSAGE"};
+  if (wide) names.insert(names.begin(), "FIRST-SEEN");
   return names;
 }
 
@@ -53,13 +57,14 @@ class Unseen {
   std::map<Key, uint64_t> counts_;
 };
 
-// A line as soon as it is known, so columns have fixed widths that suit most.
+// A line as soon as it is known, so columns have fixed widths that suit most; the last has none.
 void print_line(std::ostream& out, const std::vector<std::string>& cells) {
-  static constexpr size_t widths[] = {20, 7, 20, 16, 5, 0};
+  static constexpr size_t widths[] = {20, 20, 7, 20, 16, 5};
   std::string line;
-  for (size_t i = 0; i < cells.size(); ++i) {
+  size_t column = std::size(widths) + 1 - cells.size();
+  for (size_t i = 0; i < cells.size(); ++i, ++column) {
     std::string cell = cells[i].empty() ? "-" : printable(cells[i]);
-    if (i + 1 < cells.size()) cell.resize(std::max(cell.size(), widths[i]), ' ');
+    if (column < std::size(widths)) cell.resize(std::max(cell.size(), widths[column]), ' ');
     line += (i == 0 ? "" : "   ") + cell;
   }
   out << line << "\n";
@@ -90,7 +95,8 @@ ExitCode follow(const Session& session, const EventsOptions& options) {
 
   Unseen unseen;
   bool lost = false;
-  if (options.output == "table") print_line(session.out, header());
+  const bool wide = options.output == "wide";
+  if (options.output != "json") print_line(session.out, header(wide));
   while (session.out.good()) {
     {
       std::unique_lock lock(mutex);
@@ -116,7 +122,7 @@ ExitCode follow(const Session& session, const EventsOptions& options) {
         session.out << to_json(event).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
                     << "\n";
       } else {
-        print_line(session.out, row_of(event));
+        print_line(session.out, row_of(event, wide));
       }
     }
     session.out.flush();
@@ -137,13 +143,14 @@ ExitCode show_events(const Session& session, const EventsOptions& options) {
     if (const auto volume = session.service.get(options.name); !volume)
       return session.fail(volume.error());
   }
-  if (options.output == "table") {
+  const bool wide = options.output == "wide";
+  if (options.output == "table" || wide) {
     if (events.empty()) {
       session.err << "No events found.\n";
       return ExitCode::ok;
     }
-    Table table(header());
-    for (const VolumeEvent& event : events) table.add(row_of(event));
+    Table table(header(wide));
+    for (const VolumeEvent& event : events) table.add(row_of(event, wide));
     table.print(session.out);
     return ExitCode::ok;
   }

@@ -11,6 +11,7 @@
 namespace ublk_operator {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
@@ -143,6 +144,17 @@ TEST_F(OutputTest, DescribeOfAVolumeWithoutADeviceHasGapsInsteadOfLies) {
   EXPECT_THAT(got.out, HasSubstr("Events:  none\n"));
 }
 
+TEST_F(OutputTest, DescribeAsADocumentIsTheVolumeWithItsEvents) {
+  const auto one = nlohmann::json::parse(run({"describe", "pgdata", "-o", "json"}).out);
+  EXPECT_EQ(one.at("metadata").at("name"), "pgdata");
+  EXPECT_EQ(one.at("status").at("state"), "LIVE");
+  EXPECT_EQ(one.at("events").size(), 2U);
+  EXPECT_EQ(one.at("events").at(0).at("reason"), "ServerKilled");
+  const auto two = nlohmann::json::parse(run({"describe", "pgdata", "scratch", "-o", "json"}).out);
+  EXPECT_EQ(two.at("items").size(), 2U);
+  EXPECT_THAT(run({"describe", "scratch", "-o", "yaml"}).out, HasSubstr("events: []"));
+}
+
 TEST_F(OutputTest, EventsPrintATable) {
   EXPECT_EQ(
       run({"events", "pgdata"}).out,
@@ -150,6 +162,8 @@ TEST_F(OutputTest, EventsPrintATable) {
       "2026-01-02T03:04:59Z   Warning   ServerKilled   pgdata   1       the server died of "
       "signal 9\n"
       "2026-01-02T03:05:00Z   Normal    Recovered      pgdata   3       recovered in 41 ms\n");
+  EXPECT_THAT(run({"events", "pgdata", "-o", "wide"}).out,
+              AllOf(HasSubstr("FIRST-SEEN             LAST-SEEN"), HasSubstr("signal 9\n")));
   EXPECT_EQ(nlohmann::json::parse(run({"events", "-o", "json"}).out).at("items").size(), 2U);
 }
 

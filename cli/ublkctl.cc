@@ -60,6 +60,7 @@ class CommandLine {
   CLI::Option* context_option_ = nullptr;
   CLI::Option* kubeconfig_option_ = nullptr;
   GetOptions get_;
+  DescribeOptions describe_;
   EventsOptions events_;
   WaitOptions wait_;
   ApplyOptions apply_;
@@ -145,14 +146,15 @@ void CommandLine::add_reading() {
 
   CLI::App* describe =
       command("describe", "Show all about volumes: spec, status, conditions, I/O counters, events",
-              [this](const Session& session) { return describe_volumes(session, names_); });
-  add_names(describe, names_)->required();
+              [this](const Session& session) { return describe_volumes(session, describe_); });
+  add_names(describe, describe_.names)->required();
+  add_output(describe, describe_.output, {"text", "json", "yaml"});
 
   CLI::App* events =
       command("events", "Show what happened to volumes",
               [this](const Session& session) { return show_events(session, events_); });
   events->add_option("NAME", events_.name, "only of this volume")->type_name("");
-  add_output(events, events_.output, {"table", "json", "yaml"});
+  add_output(events, events_.output, {"table", "wide", "json", "yaml"});
   events->add_flag("-w,--watch", events_.watch, "go on with what happens from now on");
   events->add_option("--timeout", events_.timeout, "with --watch: end after this time")
       ->type_name("DURATION");
