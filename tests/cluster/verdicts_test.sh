@@ -33,8 +33,8 @@ event_says() {
   kubectl get events -A --field-selector "involvedObject.kind=UblkVolume,involvedObject.name=$1,type=Warning" -o json |
     jq -e --arg text "$2" 'any(.items[]; .message | contains($text))'
 }
-# judged REMEDY CONDITION REASON JQ
-judged() { check "$2 $3: $4" judge "$@"; }
+# judged NAME REMEDY CONDITION REASON JQ
+judged() { check "$1: $3 says $4, and what to do" judge "${@:2}"; }
 judge() {
   applied judged "$4"
   told judged "$2" "$3" "$1"
@@ -84,11 +84,13 @@ removed() {
 
 check "installed with Helm" install
 NODE=$(kubectl get ublknodes -o jsonpath='{.items[0].metadata.name}')
-judged 'spec.backend.file.pool' Bound NoPool '.spec.backend.file = {path: "judged.img", pool: "gold"}'
-judged 'free some space' Bound NoSpace '.spec.size = "900Ti"'
-judged 'node.pools' Ready BackendUnavailable ".spec.nodeName = \"$NODE\" | .spec.backend.file = {path: \"judged.img\", pool: \"gold\"}"
-judged 'provisioning to Thin' Ready BackendUnavailable ".spec.nodeName = \"$NODE\" | .spec.size = \"1Ti\" |
-  .spec.backend.file = {path: \"judged.img\", provisioning: \"Thick\"}"
+judged "a pool that no node has" 'spec.backend.file.pool' Bound NoPool '.spec.backend.file = {path: "judged.img", pool: "gold"}'
+judged "a size that no node has" 'free some space' Bound NoSpace '.spec.size = "900Ti"'
+ON_NODE=".spec.nodeName = \"$NODE\""
+judged "a pool that its node has not" 'node.pools' Ready BackendUnavailable \
+  "$ON_NODE | .spec.backend.file = {path: \"judged.img\", pool: \"gold\"}"
+judged "a size that its node has not" 'provisioning to Thin' Ready BackendUnavailable \
+  "$ON_NODE | .spec.size = \"1Ti\" | .spec.backend.file = {path: \"judged.img\", provisioning: \"Thick\"}"
 check "a new shape waits until the device is not open, and comes then" new_shape
 check "a recovery costs two writes of status at most" two_writes
 check "removed, and nothing is left" removed
