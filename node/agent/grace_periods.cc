@@ -71,10 +71,13 @@ void GracePeriods::leave(uint64_t id) {
 void GracePeriods::watch_time() {
   std::unique_lock lock(mutex_);
   while (!ending_) {
-    if (holders_.empty())
+    if (holders_.empty()) {
       changed_.wait(lock);
-    else
-      changed_.wait_until(lock, holders_.begin()->second);
+    } else {
+      const Clock::time_point first =
+          holders_.begin()->second;  // wait_until() looks at it again, and it may be gone then
+      changed_.wait_until(lock, first);
+    }
     while (!holders_.empty() && holders_.begin()->second <= Clock::now())
       holders_.erase(holders_.begin());
     if (holders_.empty() && on_) turn_off();
