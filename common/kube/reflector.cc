@@ -50,20 +50,26 @@ void Reflector::run() {
     {
       const std::scoped_lock lock(mutex_);
       if (stopping_) return;
-      counters_ = informer_.counters();
     }
     const auto step = informer_.next(std::uniform_real_distribution<double>(0, 1)(random_));
+    publish_counters();
     if (const auto* to_list = std::get_if<Informer::List>(&step))
       list(*to_list);
     else if (const auto* to_watch = std::get_if<Informer::Watch>(&step))
       watch(*to_watch);
     else
       wait(std::get<Informer::Wait>(step));
+    publish_counters();
     if (informer_.synced() && !told_synced_) {
       told_synced_ = true;
       on_synced_();
     }
   }
+}
+
+void Reflector::publish_counters() {
+  const std::scoped_lock lock(mutex_);
+  counters_ = informer_.counters();
 }
 
 std::string Reflector::query(const std::string& rest) const {

@@ -37,6 +37,7 @@ class Reflector {
 
  private:
   void run();
+  void publish_counters();
   void list(const Informer::List& step);
   void watch(const Informer::Watch& step);
   void wait(const Informer::Wait& step);

