@@ -23,9 +23,9 @@ struct DescribeOptions {
 [[nodiscard]] ExitCode describe_volumes(const Session& session, const DescribeOptions& options);
 
 struct EventsOptions {
-  std::string name;  // empty: of all volumes
-  std::string output =
-      "table";  // table, wide, json, yaml; watched: not yaml, json one object a line
+  std::string name;              // empty: of all volumes
+  std::string output = "table";  // table, wide, json, yaml
+  // Goes on with what happens; no yaml then, and json is one object a line.
   bool watch = false;
   std::string timeout;  // with watch: how long; empty: until interrupted
 };

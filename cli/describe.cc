@@ -181,12 +181,8 @@ ExitCode describe_volumes(const Session& session, const DescribeOptions& options
     for (const VolumeEvent& event : events) item["events"].push_back(to_json(event));
     items.push_back(std::move(item));
   }
-  if (options.output == "text") return code;
-  const bool yaml = options.output == "yaml";
-  if (options.names.size() != 1)
-    print_document(session.out, as_list(std::move(items)), yaml);
-  else if (!items.empty())
-    print_document(session.out, items.front(), yaml);
+  if (options.output != "text")
+    print_found(session.out, options.names.size(), std::move(items), options.output == "yaml");
   return code;
 }
 

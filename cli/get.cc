@@ -41,11 +41,7 @@ ExitCode get_volumes(const Session& session, const GetOptions& options) {
   } else if (options.output == "json" || options.output == "yaml") {
     nlohmann::json items = nlohmann::json::array();
     for (const Volume& volume : volumes) items.push_back(to_json(volume));
-    if (options.names.size() != 1) {
-      print_document(session.out, as_list(std::move(items)), options.output == "yaml");
-    } else if (!items.empty()) {
-      print_document(session.out, items.front(), options.output == "yaml");
-    }
+    print_found(session.out, options.names.size(), std::move(items), options.output == "yaml");
   } else if (!volumes.empty()) {
     print_table(session.out, volumes, options.output == "wide", session.cluster);
   } else if (code == ExitCode::ok) {

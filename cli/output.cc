@@ -91,4 +91,11 @@ void print_document(std::ostream& out, const nlohmann::json& document, bool yaml
   }
 }
 
+void print_found(std::ostream& out, size_t asked, nlohmann::json items, bool yaml) {
+  if (asked != 1)
+    print_document(out, as_list(std::move(items)), yaml);
+  else if (!items.empty())
+    print_document(out, items.front(), yaml);
+}
+
 }  // namespace ublk_operator

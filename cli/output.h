@@ -18,6 +18,8 @@ void print_table(std::ostream& out, const std::vector<Volume>& volumes, bool wid
 // -o json: two blanks of indentation; -o yaml. What is one is shown bare, several as a v1 List, as kubectl does.
 void print_document(std::ostream& out, const nlohmann::json& document, bool yaml);
 [[nodiscard]] nlohmann::json as_list(nlohmann::json items);
+// What was found of `asked` volumes by name (0: of all): bare when one was asked for, and then maybe nothing.
+void print_found(std::ostream& out, size_t asked, nlohmann::json items, bool yaml);
 
 // "41ms", "1.24s", "850us": three digits are enough for people.
 [[nodiscard]] std::string format_pause(std::chrono::microseconds pause);

@@ -40,10 +40,8 @@ judge() {
   told judged "$2" "$3" "$1"
 }
 new_shape() {
-  local before
   applied shape '.'
   kubectl wait ublkvolume/shape --for=condition=Ready --timeout=60s
-  before=$(kubectl get ublkvolume shape -o jsonpath='{.status.device.id}')
   on_node 'sleep 7319 </dev/ublk/by-name/shape >/dev/null 2>&1 &'
   kubectl patch ublkvolume shape --type merge -p '{"spec": {"size": "32Mi", "recovery": {"mode": "Queue"}}}'
   kubectl wait ublkvolume/shape --for=condition=NeedsRecreate --timeout=60s
@@ -53,7 +51,6 @@ new_shape() {
   kubectl wait ublkvolume/shape --for=condition=NeedsRecreate=False --timeout=60s
   kubectl wait ublkvolume/shape --for=condition=Ready --timeout=60s
   same "$((32 << 20))" "$(on_node 'blockdev --getsize64 /dev/ublk/by-name/shape')"
-  printf 'device %s, then %s\n' "$before" "$(kubectl get ublkvolume shape -o jsonpath='{.status.device.id}')"
 }
 status_writes() {
   kubectl get --raw /metrics | awk '/^apiserver_request_total\{/ && /resource="ublkvolumes"/ && /subresource="status"/ && !/verb="GET"/ {n += $2}
@@ -62,7 +59,6 @@ status_writes() {
 # Of one volume whose server is killed, five times.
 two_writes() {
   local before writes
-  kubectl get ublkvolumes -o name
   wait_ready 1
   before=$(status_writes)
   for _ in $(seq 5); do
