@@ -44,6 +44,7 @@ run_one() {
   setsid timeout -k 10 "$limit" "$program" --gtest_color=no "--gtest_output=json:$out/$name.json" \
     >"$out/$name.log" 2>&1 </dev/null &
   pid=$!
+  [[ $in_vm ]] || trap 'kill -- "-$pid" 2>/dev/null; exit 143' TERM
   sleep $((limit + 30)) & alarm=$!
   { wait -n "$pid" "$alarm"; } 2>/dev/null
   status=$?

@@ -6,6 +6,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 . "$LAB_DIR/report.sh"
 . "$LAB_DIR/kernel-log.sh"
+. "$LAB_DIR/beside.sh"
 
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
@@ -73,5 +74,16 @@ set -e
 expect "a failed build leaves no result" "" "$(compgen -G "$LAB_CACHE/thing-other" || true)"
 expect "what it began is cleared away" "" "$(compgen -G "$LAB_CACHE/tmp.*" || true)"
 expect "a build runs once" 1 "$(wc -l <"$dir/builds")"
+
+# Work beside other work: its status is kept until somebody asks, and nothing of it outlives who began it.
+RESULTS=$dir
+begin short bash -c 'exit 7'
+# shellcheck disable=SC2016
+begin long bash -c 'trap "touch $1/cleared" EXIT; trap "exit 143" TERM; touch "$1/begun"; sleep 100' long "$dir" 2>/dev/null
+await 10 test -e "$dir/begun"
+status=0; finish short || status=$?
+expect "its status is the command's" 7 "$status"
+end_what_was_begun
+expect "what was begun has cleared up when its end is over" yes "$([[ -e $dir/cleared ]] && echo yes)"
 
 ((!wrong)) && echo "lab selftest: ok"

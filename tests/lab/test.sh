@@ -9,14 +9,16 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/build.sh"
 . "$LAB_DIR/report.sh"
 . "$LAB_DIR/kernel-log.sh"
+. "$LAB_DIR/beside.sh"
 
-STAGES=(deps build lint chart unit asan vm-7.2 vm-6.12 systemd tidy tsan api cluster)
+STAGES=(deps build lint chart unit asan vm-7.2 vm-6.12 systemd tidy tsan cluster api)
 # Without a cache these take more than five minutes each: the last two compile Kubernetes. So that a new
 # machine has its answer within half an hour, they wait there until somebody asks for them.
-FIRST_IS_LONG=(tidy tsan api cluster)
+FIRST_IS_LONG=(tidy tsan cluster api)
 UNIT_LIMIT=120      # seconds a unit test program may take; more under a sanitizer
 VM_LIMIT=600        # the same for one that needs the kernel, unless NAME.timeout says otherwise
 RESULTS=$REPO/build/results
+trap end_what_was_begun EXIT
 
 # What takes more than five minutes is shorter without --long, and says so.
 LONG=''
@@ -37,6 +39,11 @@ elif [[ ${wanted[*]} == all ]]; then
 fi
 for stage in "${wanted[@]}"; do
   [[ " ${STAGES[*]} " == *" $stage "* ]] || fail 64 "no stage '$stage'; there are: ${STAGES[*]}"
+done
+# In their order whatever order they were named in, and each once: one may go on beside the next.
+named=" ${wanted[*]} " wanted=()
+for stage in "${STAGES[@]}"; do
+  [[ $named != *" $stage "* ]] || wanted+=("$stage")
 done
 
 # logged COMMAND...: run it, output to the stage's log; a failure's last lines become one failed count.
@@ -94,28 +101,12 @@ checks_stage() {
   done
 }
 
-# Programs with an API server of their own, which they may kill: no node, no VM.
-stage_api() {
-  local programs sizes=()
-  out=$RESULTS/$stage
-  rm -rf "$out"; mkdir -p "$out"
-  mapfile -t programs < <(test_programs release cluster)
-  ((${#programs[@]})) || { skip_stage "there are no tests in build/release/cluster"; return; }
-  if [[ $LONG ]]; then
-    sizes=(UBLK_SCALE_VOLUMES=5000 UBLK_SCALE_NODES=50 UBLK_SCALE_QUIET_SECONDS=300)
-  else
-    SKIPS+=("api: scale_cluster_test with 5000 volumes on 50 nodes: \`./dev test --long api\`; here it has 300 on 10")
-  fi
-  logged env UBLK_APISERVER_LOGS="$out/server" "${sizes[@]}" tests/cluster/apiserver.sh \
-    "$LAB_DIR/gtest.sh" "$out" 1 "$VM_LIMIT" "${programs[@]/#/$REPO/build/release/}" || return 0
-  report_gtests "$stage" "$out" "${programs[@]##*/}"
-  note="${#programs[@]} programs; $(sed -n '/^[0-9]* volumes on /p' "$out/scale_cluster_test.log" 2>/dev/null || true)"
-}
-
 # A real cluster, of its own, so that one that is up is left alone: what its API server says, and what applications see
 # when the node's pod dies, and what of all that its node goes through.
 stage_cluster() {
   export UBLK_CLUSTER_DIR=$RESULTS/cluster-lab UBLK_CLUSTER_PORT=${UBLK_CLUSTER_PORT:-19443}
+  # With --long it measures, and does that alone.
+  if [[ " ${wanted[*]} " == *" api "* && -f build/release/build.ninja && ! $build_broken && ! $LONG ]]; then begin_api; fi
   logged tests/lab/cluster/cluster.sh up || return 0
   checks_stage bad_objects_test privilege_test
   log=$RESULTS/image.log
@@ -134,6 +125,30 @@ stage_cluster() {
   unset UBLK_CLUSTER_DIR
 }
 
+# Programs with an API server of their own, which they may kill: no node, no VM. They wait nearly all of their time, so they do
+# that beside the stage before.
+begin_api() {
+  local sizes=()
+  install_missing "${CLUSTER_PACKAGES[@]}"
+  mapfile -t api_programs < <(test_programs release cluster)
+  ((${#api_programs[@]})) || return 0
+  [[ ! $LONG ]] || sizes=(UBLK_SCALE_VOLUMES=5000 UBLK_SCALE_NODES=50 UBLK_SCALE_QUIET_SECONDS=300)
+  rm -rf "$RESULTS/api"; mkdir -p "$RESULTS/api"
+  begin api env UBLK_APISERVER_LOGS="$RESULTS/api/server" "${sizes[@]}" tests/cluster/apiserver.sh \
+    "$LAB_DIR/gtest.sh" "$RESULTS/api" 1 "$VM_LIMIT" "${api_programs[@]/#/$REPO/build/release/}" >"$RESULTS/api.log" 2>&1
+}
+stage_api() {
+  local status=0
+  out=$RESULTS/$stage
+  [[ ${BESIDE[$stage]:-} ]] || begin_api
+  ((${#api_programs[@]})) || { skip_stage "there are no tests in build/release/cluster"; return; }
+  finish "$stage" || status=$?
+  ((!status)) || { failed "$stage" "status $status (whole log: ${log#"$REPO"/})" "$(tail -n 60 "$log")"; return 0; }
+  [[ $LONG ]] || SKIPS+=("api: scale_cluster_test with 5000 volumes on 50 nodes: \`./dev test --long api\`; here it has 300 on 10")
+  report_gtests "$stage" "$out" "${api_programs[@]##*/}"
+  note="${#api_programs[@]} programs; $(sed -n '/^[0-9]* volumes on /p' "$out/scale_cluster_test.log" 2>/dev/null || true)"
+}
+
 # unit_stage PRESET LIMIT: the unit tests of that build, two at a time.
 unit_stage() {
   local preset=$1 limit=$2 programs start
@@ -149,7 +164,7 @@ unit_stage() {
   (
     cd "$REPO"
     export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1
-    export UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=second_deadlock_stack=1:suppressions=$LAB_DIR/tsan.supp
+    export UBSAN_OPTIONS=print_stacktrace=1
     # GCC 12's sanitizers cannot place their shadow where newer kernels randomise addresses.
     setarch -R "$LAB_DIR/gtest.sh" "$out" "$(nproc)" "$limit" "${programs[@]/#/$REPO/build/$preset/}" >"$out/summary"
   )
@@ -161,32 +176,56 @@ stage_asan() { unit_stage asan $((UNIT_LIMIT * 3)); }
 # Not those whose code starts no thread: they have nothing to race with.
 TSAN_LEAVES_OUT=(abi_test api_test controller_core_test delay_backend_test driver_test informer_test io_descriptor_test
   kube_config_test preflight_test reconcile_test request_counts_test sd_notify_test server_protocol_test)
-stage_tsan() { unit_stage tsan $((UNIT_LIMIT * 5)); }
+stage_tsan() {
+  # Read by servers too, whose uid may not look into the repository.
+  local suppressions
+  suppressions=$(mktemp /tmp/ublk-tsan.XXXXXX)
+  install -m 644 "$LAB_DIR/tsan.supp" "$suppressions"
+  local -x TSAN_OPTIONS=second_deadlock_stack=1:suppressions=$suppressions
+  unit_stage tsan $((UNIT_LIMIT * 5))
+  rm -f "$suppressions"
+}
 
-# vm_stage KERNEL: one boot, every program that needs a real kernel.
-vm_stage() {
-  local kernel=$1 programs program limit total=300 status=0 bugs known
-  out=$RESULTS/$stage
+# Both kernels at a time, if both are wanted.
+begin_vms() {
+  local other
+  lab_deps
+  for other in "${wanted[@]}"; do
+    [[ $other != vm-* ]] || begin_vm "$other"
+  done
+}
+# begin_vm STAGE: one boot, every program that needs a real kernel.
+begin_vm() {
+  local out=$RESULTS/$1 program limit total=300
   rm -rf "$out"; mkdir -p "$out"
-  mapfile -t programs < <(test_programs release vm)
-  ((${#programs[@]})) || { skip_stage "there are no tests in build/release/vm"; return; }
-  for program in "${programs[@]}"; do
+  for program in "${vm_programs[@]}"; do
     limit=$VM_LIMIT
     [[ ! -r build/release/$program.timeout ]] || limit=$(<"build/release/$program.timeout")
     total=$((total + limit + 40))
   done
-  "$LAB_DIR/vm.sh" --kernel "$kernel" --timeout "$total" --results "$out" --tolerate-kernel-bugs \
-    "$LAB_DIR/gtest.sh" /results 1 "$VM_LIMIT" "${programs[@]/#//build/}" 2>"$out/vm.log" | tee "$out/summary" || status=$?
-  report_gtests "$stage" "$out" "${programs[@]##*/}"
+  begin "$1" "$LAB_DIR/vm.sh" --kernel "${1#vm-}" --timeout "$total" --results "$out" --tolerate-kernel-bugs \
+    "$LAB_DIR/gtest.sh" /results 1 "$VM_LIMIT" "${vm_programs[@]/#//build/}" >"$out/summary" 2>"$out/vm.log"
+}
+vm_stage() {
+  local status=0 bugs known
+  out=$RESULTS/$stage
+  if [[ ! ${BESIDE[$stage]:-} ]]; then
+    mapfile -t vm_programs < <(test_programs release vm)
+    ((${#vm_programs[@]})) || { skip_stage "there are no tests in build/release/vm"; return; }
+    begin_vms
+  fi
+  tail -n +1 -f --pid="${BESIDE[$stage]}" "$out/summary"
+  finish "$stage" || status=$?
+  report_gtests "$stage" "$out" "${vm_programs[@]##*/}"
   ((!status)) || failed "$stage" "the VM did not reach its end (status $status)" "$(tail -n 40 "$out/vm.log")"
   bugs=$(kernel_bugs "$out/kernel.log")
   known=$(known_kernel_warnings "$out/kernel.log")
   ((!known)) || SKIPS+=("$stage: a known warning of this kernel, $known times: see tests/lab/kernel-log.sh")
   [[ -z $bugs ]] || failed "$stage" "the kernel reported a bug" "$bugs"
-  note="kernel $(grep -aoE 'job starts after .*' "$out/kernel.log" | tr -d '\r' | sed 's/.* on //'), ${#programs[@]} programs"
+  note="kernel $(grep -aoE 'job starts after .*' "$out/kernel.log" | tr -d '\r' | sed 's/.* on //'), ${#vm_programs[@]} programs"
 }
-stage_vm-7.2() { vm_stage 7.2; }
-stage_vm-6.12() { vm_stage 6.12; }
+stage_vm-7.2() { vm_stage; }
+stage_vm-6.12() { vm_stage; }
 
 # Two boots of one disk, with a power-off in between that finds mounted file systems, a writer and a
 # server that has just been killed. That the machine comes down is the last test of each day.
@@ -238,7 +277,7 @@ for stage in "${wanted[@]}"; do
     *) # These look at what the release build made.
       [[ $build_broken || -f build/release/build.ninja ]] || logged build_preset release || build_broken=1 ;;
   esac
-  if [[ $build_broken && $stage =~ ^(lint|tidy|unit|vm-.*|systemd)$ ]]; then
+  if [[ $build_broken && $stage =~ ^(lint|tidy|unit|vm-.*|systemd|api)$ ]]; then
     skip_stage "the release build is broken"
   else
     "stage_$stage" || [[ $stage != build ]] || build_broken=1
