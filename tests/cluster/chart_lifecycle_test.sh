@@ -5,17 +5,12 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
-# shellcheck source-path=SCRIPTDIR/../lab
-. "$LAB_DIR/cluster/archive.sh"
-NAMESPACE=ublk-system
+. "$(dirname "${BASH_SOURCE[0]}")/operator.sh"
 CHART=$REPO/charts/ublk-operator
 NODE=vm1
 TAINT=ublk.dev/agent-not-ready
 OTHER_TAINT=example.com/other
 HOOK=job/ublk-check-uninstall
-cluster() { "$REPO/dev" cluster "$@"; }
-on_node() { cluster node "$@"; }
-kube() { kubectl -n "$NAMESPACE" "$@"; }
 # shellcheck disable=SC2317
 leave() {
   kubectl delete pod,ublkvolume -l test=lifecycle --all-namespaces --force --grace-period=0 --wait=false >/dev/null 2>&1 || true
@@ -38,30 +33,6 @@ spec:
 YAML
   kubectl wait "ublkvolume/$1" --for=condition=Ready --timeout=60s
 }
-application() {
-  local root=$WORK/root
-  mkdir -p "$root"
-  cp "$REPO/build/release/bin/ublk-application" "$root/application"
-  write_image "$WORK/application.tar" localhost/ublk-application:1 "$root" /application
-  cluster load-image "$WORK/application.tar"
-  kubectl apply -n default -f - <<YAML
-apiVersion: v1
-kind: Pod
-metadata: {name: life, labels: {test: lifecycle}}
-spec:
-  restartPolicy: Never
-  tolerations: [{operator: Exists}]
-  containers:
-    - name: application
-      image: localhost/ublk-application:1
-      command: [/application, --device, /dev/ublk/by-name/life, --mib, "4", --threads, "2"]
-      securityContext: {privileged: true}
-      volumeMounts: [{name: dev, mountPath: /dev}]
-  volumes: [{name: dev, hostPath: {path: /dev}}]
-YAML
-  kubectl wait -n default pod/life --for=condition=Ready --timeout=120s
-  timeout 120 grep -q -m 1 '^ready' < <(kubectl logs -n default -f pod/life)
-}
 recoveries() { kubectl get ublkvolume life -o 'jsonpath={.status.recoveryCount}'; }
 # taken_back COMMAND...: does what ends the node's pod; the next one takes the volume back, once.
 taken_back() {
@@ -70,10 +41,6 @@ taken_back() {
   rolled_out
   kubectl wait ublkvolume/life "--for=jsonpath={.status.recoveryCount}=$((before + 1))" --timeout=120s
   kubectl wait ublkvolume/life --for=condition=Ready --timeout=60s
-}
-rolled_out() {
-  kube rollout status daemonset/ublk-node --timeout=180s
-  kube rollout status deployment/ublk-controller --timeout=180s
 }
 # becomes TEXT COMMAND...: within a minute it prints that. (kubectl wait takes no list.)
 becomes() {
@@ -89,11 +56,10 @@ pools() { kubectl get ublknode "$NODE" -o 'jsonpath={.status.pools[*].name}'; }
 taints() { kubectl get node "$NODE" -o 'jsonpath={.spec.taints[*].key}'; }
 
 installed() {
-  cluster load-image "$REPO/build/image.tar"
-  helm upgrade --install ublk "$CHART" --namespace "$NAMESPACE" --create-namespace --reset-values
-  rolled_out
+  install
   volume life
-  application
+  load_application
+  start_applications lifecycle life
 }
 helm_test() { helm test ublk --namespace "$NAMESPACE" --timeout 2m; }
 
@@ -227,12 +193,8 @@ without_helm() {
   volume more
 }
 outcome() {
-  timeout 90 grep -m 1 '^writes=' >"$WORK/summary" < <(kubectl logs -n default -f pod/life) &
-  local waiting=$!
-  kubectl delete pod -n default life --wait=false
-  wait "$waiting"
-  cat "$WORK/summary"
-  grep -qE ' errors=0 lost=0 reopened=0 ' "$WORK/summary"
+  end_application life
+  grep -q ' errors=0 lost=0 reopened=0 ' "$WORK/life.summary"
 }
 
 stopped() {
@@ -279,7 +241,7 @@ if long; then
   check "manifests/install.yaml without Helm takes the volume back, and makes one" without_helm
 fi
 check "what the application saw of all that: no error" outcome
-printf '  %s\n' "$(cat "$WORK/summary" 2>/dev/null || true)"
+printf '  %s\n' "$(cat "$WORK/life.summary" 2>/dev/null || true)"
 if long; then
   check "Helm takes over, and once the devices are gone the uninstall is allowed" helm_takes_over
   check "reinstalled, and the data is there" reinstalled

@@ -173,9 +173,7 @@ metadata: {name: evicted, labels: {test: node}}
 spec: {size: 64Mi, backend: {file: {path: evicted.img}}, reclaimPolicy: Delete}
 YAML
   kubectl wait ublkvolume/evicted --for=condition=Ready --timeout=60s
-  application evicted evicted node | kubectl apply -n default -f -
-  kubectl wait -n default pod/evicted --for=condition=Ready --timeout=120s
-  wait_log evicted '^ready'
+  start_applications node evicted
   kubectl logs -n default -f pod/evicted >"$WORK/evicted.log" 2>/dev/null &
   wait_ready $((${#VOLUMES[@]} + 1))
   cp "$WORK/said" "$WORK/before"

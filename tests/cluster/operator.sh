@@ -51,6 +51,7 @@ metadata: {name: $1, labels: {test: $3}}
 spec:
   restartPolicy: Never
   terminationGracePeriodSeconds: 60
+  tolerations: [{operator: Exists}]
   containers:
     - name: application
       image: $APPLICATION
@@ -61,8 +62,26 @@ spec:
   volumes: [{name: dev, hostPath: {path: /dev}}]
 YAML
 }
-# wait_log POD REGEX: until a line of its log says so.
-wait_log() { timeout 120 grep -qE -m 1 "$2" < <(kubectl logs -n default -f --pod-running-timeout=120s "pod/$1"); }
+# start_applications TEST VOLUME...: a pod of the volume's name works on each when this returns.
+start_applications() {
+  local test=$1 volume; shift
+  for volume in "$@"; do application "$volume" "$volume" "$test"; done | kubectl apply -n default -f -
+  for volume in "$@"; do
+    kubectl wait -n default "pod/$volume" --for=condition=Ready --timeout=120s
+    timeout 120 grep -q -m 1 '^ready' < <(kubectl logs -n default -f --pod-running-timeout=120s "pod/$volume")
+  done
+}
+# end_application POD: what it saw is in WORK/POD.summary then; it must have lost nothing.
+end_application() {
+  local following
+  # From before its end: its log goes with it.
+  timeout 90 grep -m 1 '^writes=' < <(kubectl logs -n default -f "pod/$1") >"$WORK/$1.summary" &
+  following=$!
+  kubectl delete pod -n default "$1" --wait=false
+  wait "$following" || true
+  printf '%s: %s\n' "$1" "$(cat "$WORK/$1.summary")"
+  grep -q ' lost=0 ' "$WORK/$1.summary"
+}
 
 # What the agent that runs now says, in a line a volume: name, Ready, its server, how often it was recovered. Not the API
 # server's status, which an agent before it may have written.

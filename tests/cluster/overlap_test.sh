@@ -26,9 +26,7 @@ spec:
   reclaimPolicy: Delete
 YAML
   kubectl wait ublkvolume/shared --for=condition=Ready --timeout=60s
-  application shared shared overlap | kubectl apply -n default -f -
-  kubectl wait -n default pod/shared --for=condition=Ready --timeout=120s
-  wait_log shared '^ready'
+  start_applications overlap shared
 }
 # begin_looking: from here to look_back, again and again, who has mapped the volume's char device (all servers have, and nobody
 # else): a line a look, with their process ids. Where there are several, one may have ended during the look: those are
@@ -99,11 +97,8 @@ gives_back() {
   look_back 4
 }
 outcome() {
-  kubectl delete pod -n default shared --wait=false
-  timeout 90 grep -m 1 '^writes=' < <(kubectl logs -n default -f pod/shared) >"$WORK/summary" || true
-  cat "$WORK/summary"
-  grep -q ' lost=0 ' "$WORK/summary"
-  grep -q ' errors=0 .* reopened=0 ' "$WORK/summary"
+  end_application shared
+  grep -q ' errors=0 .* reopened=0 ' "$WORK/shared.summary"
 }
 removed() {
   kubectl delete ublkvolume -l test=overlap --timeout=60s
@@ -117,6 +112,6 @@ check "a second pod of the node touches nothing" touches_nothing
 check "the first pod deleted with --force: the second takes over" takes_over
 check "the second deleted with --force: the next takes over, and never two servers had the volume" gives_back
 check "what the application saw" outcome
-printf '  %s\n' "$(cat "$WORK/summary" 2>/dev/null || true)"
+printf '  %s\n' "$(cat "$WORK/shared.summary" 2>/dev/null || true)"
 check "removed, and nothing is left" removed
 ((!FAILED))

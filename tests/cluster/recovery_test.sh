@@ -5,7 +5,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
 . "$(dirname "${BASH_SOURCE[0]}")/operator.sh"
-MODES=(Reissue Queue FailIO None)
+MODES=(Reissue Queue FailIO None)      # in small letters: their volumes, and the pods of the applications
 # shellcheck disable=SC2317
 leave() {
   cluster start kube-apiserver >/dev/null 2>&1 || true
@@ -15,7 +15,6 @@ leave() {
 trap leave EXIT
 use_cluster
 
-name_of() { tr '[:upper:]' '[:lower:]' <<<"$1"; }           # of a mode: its volume, and its application's pod
 recoveries() { kubectl get ublkvolume "$1" -o jsonpath='{.status.recoveryCount}'; }
 applied() {
   local mode
@@ -24,22 +23,17 @@ applied() {
 ---
 apiVersion: ublk.dev/v1alpha1
 kind: UblkVolume
-metadata: {name: $(name_of "$mode"), labels: {test: recovery}}
+metadata: {name: ${mode,,}, labels: {test: recovery}}
 spec:
   size: 64Mi
   recovery: {mode: $mode}
-  backend: {file: {path: $(name_of "$mode").img}}
+  backend: {file: {path: ${mode,,}.img}}
   reclaimPolicy: Delete
 YAML
   done | kubectl apply -f -
   kubectl wait ublkvolume -l test=recovery --for=condition=Ready --timeout=60s
 }
-started() {
-  local mode
-  for mode in "${MODES[@]}"; do application "$(name_of "$mode")" "$(name_of "$mode")" recovery; done | kubectl apply -n default -f -
-  kubectl wait -n default pod -l test=recovery --for=condition=Ready --timeout=120s
-  for mode in "${MODES[@]}"; do wait_log "$(name_of "$mode")" '^ready'; done
-}
+started() { start_applications recovery "${MODES[@],,}"; }
 
 # Every volume is served by a server of its own time, after whatever just happened.
 recovered_all() {
@@ -54,7 +48,7 @@ recovered_all() {
   done <"$WORK/before"
   kubectl wait ublkvolume -l test=recovery --for=condition=Ready --timeout=60s
 }
-remember() { local mode; for mode in "${MODES[@]}"; do printf '%s %s\n' "$(name_of "$mode")" "$(recoveries "$(name_of "$mode")")"; done >"$WORK/before"; }
+remember() { local mode; for mode in "${MODES[@]}"; do printf '%s %s\n' "${mode,,}" "$(recoveries "${mode,,}")"; done >"$WORK/before"; }
 
 deleted_ten_times() {
   local i
@@ -147,14 +141,10 @@ without_api() {
 
 # What each application saw; it ends here.
 outcome() {
-  local pod=$1 summary
-  kubectl logs -n default "pod/$pod" >"$WORK/$pod.log"
-  kubectl delete pod -n default "$pod" --wait=false >/dev/null
-  timeout 90 grep -m 1 '^writes=' < <(kubectl logs -n default -f "pod/$pod") >"$WORK/$pod.summary" || true
-  summary=$(cat "$WORK/$pod.summary")
-  printf '%s: %s\n' "$pod" "$summary"
-  grep -q ' lost=0 ' <<<"$summary"
-  case $pod in
+  local summary
+  end_application "$1"
+  summary=$(<"$WORK/$1.summary")
+  case $1 in
     reissue) grep -q ' errors=0 .* reopened=0 ' <<<"$summary" ;;
     queue) grep -q ' reopened=0 ' <<<"$summary" ;;
     failio) ! grep -q ' errors=0 ' <<<"$summary" && grep -q ' reopened=0 ' <<<"$summary" ;;
@@ -179,8 +169,8 @@ check "four volumes applied and Ready" applied
 check "an application on each" started
 check "the node's pod deleted with --force, ${ROUNDS:-10} times" deleted_ten_times
 for mode in "${MODES[@]}"; do
-  kubectl logs -n default "pod/$(name_of "$mode")" >"$WORK/$(name_of "$mode").log" || true
-  printf '  %-8s %s\n' "$mode" "$(pauses "$(name_of "$mode")")"
+  kubectl logs -n default "pod/${mode,,}" >"$WORK/${mode,,}.log" || true
+  printf '  %-8s %s\n' "$mode" "$(pauses "${mode,,}")"
 done
 check "the node's pod deleted in order" replaced_by kube delete pod -l app.kubernetes.io/component=node
 check "the node's pod replaced by a rollout" replaced_by kube rollout restart daemonset/ublk-node
@@ -194,8 +184,8 @@ printf '  %s\n' "$(cat "$WORK/controllers-said" 2>/dev/null)"
 check "an agent's death touches no server" agent_killed
 check "every server killed while the API server is away for ${OUTAGE:-60} s" without_api
 for mode in "${MODES[@]}"; do
-  check "what the application on $mode saw" outcome "$(name_of "$mode")"
-  printf '  %-8s %s\n' "$mode" "$(cat "$WORK/$(name_of "$mode").summary" 2>/dev/null || true)"
+  check "what the application on $mode saw" outcome "${mode,,}"
+  printf '  %-8s %s\n' "$mode" "$(cat "$WORK/${mode,,}.summary" 2>/dev/null || true)"
 done
 check "removed, and nothing is left" removed
 ((!FAILED))
