@@ -11,12 +11,19 @@ namespace ublk_operator::cluster {
 
 using nlohmann::json;
 
+const kube::Resource kVolumes{"ublk.dev", "v1alpha1", "ublkvolumes", ""};
+const kube::Resource kNodes{"ublk.dev", "v1alpha1", "ublknodes", ""};
+
 namespace {
 
-std::shared_ptr<kube::Transport> connect() {
-  const auto config = kube::default_config("");
+kube::ClusterConfig administrator() {
+  auto config = kube::default_config("");
   if (!config) panic(config.error().to_string(), __FILE__, __LINE__);
-  auto transport = kube::make_transport(*config);
+  return std::move(config).value();
+}
+
+std::shared_ptr<kube::Transport> connect() {
+  auto transport = kube::make_transport(administrator());
   if (!transport) panic(transport.error().to_string(), __FILE__, __LINE__);
   return std::move(transport).value();
 }
@@ -34,6 +41,15 @@ std::string variable(const char* name) {
 
 bool available() { return !variable("KUBECONFIG").empty(); }
 
+double seconds_since(std::chrono::steady_clock::time_point begun) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+}
+
+int api_port() {
+  const std::string server = administrator().server;
+  return std::stoi(server.substr(server.rfind(':') + 1));
+}
+
 Cluster::Cluster() : transport_(connect()), client_(transport_) {}
 
 void Cluster::install() {
@@ -50,6 +66,17 @@ std::string Cluster::kubeconfig_of(const std::string& service_account) {
       " config set-credentials account --token=\"$(kubectl -n ublk-system create token " +
       service_account + " --duration=1h)\" >/dev/null && kubectl --kubeconfig " + file +
       " config set-context --current --user=account >/dev/null");
+  return file;
+}
+
+std::string Cluster::kubeconfig_through(int port, const std::string& kubeconfig) {
+  const std::string from = kubeconfig.empty() ? variable("KUBECONFIG") : kubeconfig;
+  const std::string port_text = std::to_string(port);
+  std::string file = from + "." + port_text;
+  const std::string config = "kubectl --kubeconfig " + file + " config ";
+  run("cp " + from + " " + file + " && " + config + "set-cluster \"$(" + config +
+      "view -o 'jsonpath={.clusters[0].name}')\" --server=https://127.0.0.1:" + port_text +
+      " >/dev/null");
   return file;
 }
 

@@ -15,7 +15,13 @@
 
 namespace ublk_operator::cluster {
 
+extern const kube::Resource kVolumes;
+extern const kube::Resource kNodes;
+
+[[nodiscard]] double seconds_since(std::chrono::steady_clock::time_point begun);
+
 [[nodiscard]] bool available();
+[[nodiscard]] int api_port();  // the API server's, on this machine
 
 class Cluster {
  public:
@@ -30,6 +36,8 @@ class Cluster {
   void install();
   // A kubeconfig of that service account of ublk-system, with no more rights than it has.
   [[nodiscard]] std::string kubeconfig_of(const std::string& service_account);
+  // The same as `kubeconfig` (empty: the administrator's), but that its server is that port of this machine.
+  [[nodiscard]] std::string kubeconfig_through(int port, const std::string& kubeconfig = "");
 
   // --- objects; each fails the test when the server refuses
   void create(const std::string& kind_path, const nlohmann::json& object);

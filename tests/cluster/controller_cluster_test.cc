@@ -12,6 +12,7 @@
 #include "common/base/unique_fd.h"
 #include "common/kube/lease.h"
 #include "tests/cluster/cluster.h"
+#include "tests/cluster/proxy.h"
 
 extern char** environ;
 
@@ -23,13 +24,7 @@ using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 using ::testing::HasSubstr;
 
-const kube::Resource kVolumes{"ublk.dev", "v1alpha1", "ublkvolumes", ""};
-const kube::Resource kNodes{"ublk.dev", "v1alpha1", "ublknodes", ""};
 const kube::Resource kLeases = kube::lease_resource("ublk-system");
-
-double seconds_since(Clock::time_point begun) {
-  return std::chrono::duration<double>(Clock::now() - begun).count();
-}
 
 // The program, with an identity of its own and the rights that the chart gives it.
 class Program {
@@ -389,6 +384,32 @@ TEST_F(ControllerClusterTest, GoesOnWhenWhatItMissedIsCompacted) {
       << "what went while it was deaf is known to be gone";
   EXPECT_THAT(metrics,
               HasSubstr("ublk_controller_watch_expired_total{resource=\"ublkvolumes\"} 1\n"));
+}
+
+// As when a firewall forgets its connections: nothing comes through them any more, and nobody closes them.
+TEST_F(ControllerClusterTest, GoesOnWhenItsConnectionsHangSilently) {
+  Proxy proxy(api_port());
+  Program program(cluster_->kubeconfig_through(proxy.port(), kubeconfig_), "one", 18091);
+  Node node(*cluster_, "n1", 20);
+  create_volume("a");
+  ASSERT_TRUE(becomes("a", "Bound", "Bound"));
+  node.set_status("a", "Ready", "True", "Serving");
+  const json lease = cluster_->get(kLeases.path("ublk-controller"));
+  const json ready = condition(cluster_->get(kVolumes.path("a")), "Ready");
+  const auto begun = Clock::now();
+  proxy.hang();
+  create_volume("b");
+  EXPECT_TRUE(becomes("b", "Bound", "Bound", 120s));
+  const double took = seconds_since(begun);
+  std::printf("bound %.1f s after every connection hung (a watch's time: 50 to 60 s)\n", took);
+  EXPECT_GT(took, 30) << "through the proxy";
+  EXPECT_LT(took, 85) << "found 10 s after the watch's time";
+  EXPECT_EQ(cluster_->get(kLeases.path("ublk-controller"))["spec"]["leaseTransitions"],
+            lease["spec"]["leaseTransitions"])
+      << "it led all the time";
+  EXPECT_EQ(condition(cluster_->get(kVolumes.path("a")), "Ready")["lastTransitionTime"],
+            ready["lastTransitionTime"])
+      << "what it did not hear is no silence of the node";
 }
 
 TEST_F(ControllerClusterTest, ExitsWhenItCannotRenewItsLease) {

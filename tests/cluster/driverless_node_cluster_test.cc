@@ -20,9 +20,6 @@ using namespace std::chrono_literals;
 using nlohmann::json;
 using ::testing::HasSubstr;
 
-const kube::Resource kVolumes{"ublk.dev", "v1alpha1", "ublkvolumes", ""};
-const kube::Resource kNodes{"ublk.dev", "v1alpha1", "ublknodes", ""};
-
 class DriverlessNodeClusterTest : public ::testing::Test {
  protected:
   void SetUp() override {

@@ -18,8 +18,6 @@ using nlohmann::json;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-const kube::Resource kVolumes{"ublk.dev", "v1alpha1", "ublkvolumes", ""};
-
 struct Outcome {
   int code = -1;
   std::string output;

@@ -38,13 +38,7 @@ constexpr unsigned controllers = 2;
 constexpr uint64_t controller_kib_max = 100 << 10;
 constexpr const char* space = "ublk-system";
 
-const kube::Resource kVolumes{"ublk.dev", "v1alpha1", "ublkvolumes", ""};
-const kube::Resource kNodes{"ublk.dev", "v1alpha1", "ublknodes", ""};
 const kube::Resource kPods{"", "v1", "pods", space};
-
-double seconds_since(Clock::time_point begun) {
-  return std::chrono::duration<double>(Clock::now() - begun).count();
-}
 
 unsigned setting(const char* name, unsigned otherwise) {
   const char* text = std::getenv(name);
