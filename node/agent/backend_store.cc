@@ -282,8 +282,20 @@ std::string too_big(uint64_t bytes) {
          " bytes: lower spec.size, or use another pool";
 }
 
+// Asked before it is tried: an allocation fails only when it has filled the file system, and until it is undone nobody else
+// there can write; a kubelet begins to evict. A file system without blocks (ramfs) does not say.
+Result<void> check_space(const struct statvfs& space, uint64_t more, const Place& place) {
+  if (space.f_blocks == 0 || uint64_t{space.f_bavail} * space.f_frsize >= more) return {};
+  return Error{ENOSPC, "allocate_backend", place.path(), no_space(place, more)};
+}
+
 Result<void> grow(int fd, uint64_t from, uint64_t to, Provisioning provisioning,
                   const Place& place) {
+  if (provisioning == Provisioning::thick) {
+    struct statvfs space{};
+    if (::fstatvfs(fd, &space) < 0) return errno_error("statvfs", place.path());
+    if (auto room = check_space(space, to - from, place); !room) return room;
+  }
   int done = -1;
   do {
     done = provisioning == Provisioning::thick
@@ -545,9 +557,8 @@ Result<void> BackendStore::check_growth(const VolumeSpec& spec, const BackendIde
   struct statvfs space{};
   if (::statvfs(place->directory().c_str(), &space) < 0)
     return errno_error("statvfs", place->directory());
-  if (wanted->provisioning == Provisioning::thick &&
-      uint64_t{space.f_bavail} * space.f_frsize < more)
-    return Error{ENOSPC, "allocate_backend", place->path(), no_space(*place, more)};
+  if (wanted->provisioning == Provisioning::thick)
+    if (auto room = check_space(space, more, *place); !room) return room;
   // What the file system can hold at all is tried on a nameless file.
   const UniqueFd beside(::open(place->directory().c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
   if (beside.valid() && ::ftruncate(beside.get(), static_cast<off_t>(spec.size_bytes)) < 0 &&

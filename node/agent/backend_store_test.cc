@@ -2,15 +2,21 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
+#include <cstddef>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -392,6 +398,32 @@ TEST_F(BackendStoreTest, AFullPoolLeavesNoHalfMadeFileBehind) {
     if (std::filesystem::exists(in_pool("a.img"))) return 3;
     file_of(spec).provisioning = Provisioning::thin;
     return store_->open("b", spec, std::nullopt).ok() ? 0 : 4;
+  });
+  if (result == 77) GTEST_SKIP() << "needs root for a private mount namespace";
+  EXPECT_EQ(result, 0);
+}
+
+// From here on in this process each fallocate() fails with EIO.
+bool forbid_fallocate() {
+  std::array<sock_filter, 4> program{{
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_fallocate, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EIO),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  }};
+  const sock_fprog filter{program.size(), program.data()};
+  return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
+}
+
+// An allocation that fails at its end has filled the file system for everybody else meanwhile.
+TEST_F(BackendStoreTest, WhatDoesNotFitIsNotTried) {
+  const int result = in_private_mounts([&] {
+    if (::mount("tmpfs", pool().c_str(), "tmpfs", 0, "size=1m") < 0) return 77;
+    if (!forbid_fallocate()) return 77;
+    VolumeSpec spec = spec_of("a.img", 16 * mib);
+    file_of(spec).provisioning = Provisioning::thick;
+    return store_->open("a", spec, std::nullopt).err() == ENOSPC ? 0 : 1;
   });
   if (result == 77) GTEST_SKIP() << "needs root for a private mount namespace";
   EXPECT_EQ(result, 0);
