@@ -558,7 +558,8 @@ nlohmann::json Agent::support_bundle() {
           {"generation", lease->generation},
           {"step", to_string(lease->step)},
           {"holderPid", lease->holder_pid},
-          {"recoveryBegun", lease->recovery_begun}};
+          {"recoveryBegun", lease->recovery_begun},
+          {"staleMapping", lease->stale_mapping}};
   }
   bundle["events"] = nlohmann::json::array();
   for (const auto& event : events_.list("")) bundle["events"].push_back(to_json(event));

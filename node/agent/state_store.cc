@@ -148,6 +148,7 @@ json encode(const std::string& name, const Lease& lease) {
           {"generation", lease.generation},
           {"step", to_string(lease.step)},
           {"recoveryBegun", lease.recovery_begun},
+          {"staleMapping", lease.stale_mapping},
           {"holderPid", lease.holder_pid > 0 ? json(lease.holder_pid) : json()},
           {"holderStartTicks", lease.holder_start_ticks},
           {"madeFrom", to_json(shape)},
@@ -174,6 +175,7 @@ Result<Lease> decode_lease(const std::string& text, const std::string& path,
     if (step == lease_steps.end()) return malformed(path, "unknown step '" + word + "'");
     lease.step = *step;
     lease.recovery_begun = parsed->at("recoveryBegun").get<bool>();
+    lease.stale_mapping = parsed->value("staleMapping", false);  // older agents wrote none
     if (!parsed->at("holderPid").is_null()) {
       const uint64_t pid = unsigned_at(*parsed, "holderPid");
       if (pid == 0 || pid > static_cast<uint64_t>(std::numeric_limits<pid_t>::max()))

@@ -75,6 +75,7 @@ struct Lease {
   uint64_t generation = 0;
   LeaseStep step = LeaseStep::none;
   bool recovery_begun = false;  // START_USER_RECOVERY succeeded since the last release
+  bool stale_mapping = false;   // 6.12: by a server that died before it had fetched every tag
   pid_t holder_pid = -1;
   uint64_t holder_start_ticks = 0;         // with the boot, the holder's identity
   VolumeSpec device_spec;                  // the spec the device was made from

@@ -66,6 +66,7 @@ Lease lease_of() {
   lease.generation = 9;
   lease.step = LeaseStep::granted;
   lease.recovery_begun = true;
+  lease.stale_mapping = true;
   lease.holder_pid = 4711;
   lease.holder_start_ticks = 123'456;
   lease.device_spec = record_of("a").volume.spec;

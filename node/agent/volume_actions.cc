@@ -190,7 +190,7 @@ void VolumeWorker::note_half_way(const Error& error) {
     if (lease_.device_spec.queues > 1)
       recovery_impossible_ = true;
     else
-      stale_mapping_ = true;
+      lease_.stale_mapping = true;
   } else if (error.operation == "open" && error.err == EBUSY) {
     opened_ = false;
     note_half_way_held();
@@ -309,7 +309,7 @@ void VolumeWorker::begin_recovery() {
   auto begun = control_->begin_recovery(device_->id, {limits::command_deadline, -1});
   if (begun) {
     if (!let_in_at_) let_in_at_ = Clock::now();
-    stale_mapping_ = false;
+    lease_.stale_mapping = false;
     half_way_held_since_.reset();
     lease_.step = LeaseStep::released;
     lease_.recovery_begun = true;
@@ -319,14 +319,14 @@ void VolumeWorker::begin_recovery() {
   }
   if (begun.err() == EBUSY) {
     still_held_ = true;
-    if (stale_mapping_) note_half_way_held();
+    if (lease_.stale_mapping) note_half_way_held();
     return;
   }
   if (begun.err() == EINVAL && recovery_needs_start_once() && recoverable()) {
     // It succeeded before, for a server that then died. If that one never mapped the device, the
     // reset still holds and the next server finds out; if it did, the next one's mmap was refused
     // and nothing but a new device helps.
-    if (stale_mapping_) {
+    if (lease_.stale_mapping) {
       recovery_impossible_ = true;
       return;
     }
@@ -368,6 +368,7 @@ void VolumeWorker::serving(bool recovered) {
   expedited_.reset();
   lease_.step = LeaseStep::serving;
   lease_.recovery_begun = false;
+  lease_.stale_mapping = false;
   save_lease();
   history_.serving();
   last_error_.reset();
@@ -399,7 +400,6 @@ void VolumeWorker::serving(bool recovered) {
     lease_.lost.clear();
     save_lease();
   }
-  stale_mapping_ = false;
   half_way_held_since_.reset();
   forget_loss();
   context_.pool.refill();
@@ -444,11 +444,11 @@ void VolumeWorker::server_lost(bool intended) {
       if (lease_.device_spec.queues > 1)
         recovery_impossible_ = true;
       else
-        stale_mapping_ = true;
+        lease_.stale_mapping = true;
     }
     // 6.12: START_USER_RECOVERY succeeded once and must not be repeated when the server never
     // opened the device.
-    const bool keeps = half_way && !left_traces && !stale_mapping_;
+    const bool keeps = half_way && !left_traces && !lease_.stale_mapping;
     if (!keeps) lease_.recovery_begun = false;
     // What the next agent must know too, see adopt().
     lease_.step =

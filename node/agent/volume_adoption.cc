@@ -107,6 +107,7 @@ bool VolumeWorker::adopt() {
     lease_.device = info.id;
     lease_.step = info.state == DeviceState::dead ? LeaseStep::fencing : LeaseStep::serving;
     lease_.recovery_begun = false;
+    lease_.stale_mapping = false;
     lease_.holder_pid = info.server_pid;
     auto ticks = process_start_ticks(info.server_pid);
     lease_.holder_start_ticks = ticks ? *ticks : 0;

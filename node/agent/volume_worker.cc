@@ -621,7 +621,6 @@ void VolumeWorker::reset_device() {
   queue_cpus_.clear();
   usage_ = Usage::unknown;
   recovery_impossible_ = false;
-  stale_mapping_ = false;
   half_way_held_since_.reset();
   still_held_ = false;
   old_holder_alive_ = false;

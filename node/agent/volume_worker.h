@@ -218,9 +218,7 @@ class VolumeWorker {
   Lease lease_;
   bool still_held_ = false;
   bool recovery_impossible_ = false;
-  // Linux 6.12 and older, see note_half_way().
-  bool stale_mapping_ = false;
-  std::optional<Clock::time_point> half_way_held_since_;
+  std::optional<Clock::time_point> half_way_held_since_;  // 6.12, see note_half_way()
   bool old_holder_alive_ = false;
   reconcile::Usage usage_ = reconcile::Usage::unknown;
   std::string users_;

@@ -130,9 +130,12 @@ TEST_P(HalfFinishedRecoveryTest, IsSaidAndEndsByAForcedStopWithTheDataKept) {
     // Nor is it sent because a person asks for it, or because a new agent does not know better.
     ASSERT_TRUE(node.api().recover("vol", false).ok());
     ASSERT_TRUE(node.wait_condition("vol", "Recoverable", "False", "HalfFinishedRecovery"));
+    const auto generation = node.get("vol").status.lease_generation;
     node.kill_agent();
     node.start_agent();
     ASSERT_TRUE(node.wait_condition("vol", "Recoverable", "False", "HalfFinishedRecovery"));
+    EXPECT_EQ(node.get("vol").status.lease_generation, generation)
+        << "a server was let to a device that is not reset";
 
     waiting = disk.start_write(100, 2);
     EXPECT_FALSE(done(waiting, 200ms));
