@@ -199,6 +199,18 @@ TEST_F(ClusterServiceTest, DeleteDeletesTheObject) {
   EXPECT_THAT(server_->writes(), ::testing::Contains("DELETE " + volumes + "pgdata"));
 }
 
+// `delete "$VOLUME"` of a script whose variable is empty.
+TEST_F(ClusterServiceTest, WhatIsNoNameIsRefusedBeforeAnythingIsAsked) {
+  for (const char* name : {"", "a/b", "..", "pgdata?x=y", "PgData"}) {
+    const Outcome got = run({"delete", name});
+    EXPECT_EQ(got.code, 2) << name;
+    EXPECT_THAT(got.err, HasSubstr("'" + std::string(name) + "' is no volume's name"));
+    EXPECT_EQ(run({"get", name}).code, 2) << name;
+    EXPECT_EQ(run({"events", name}).code, 2) << name;
+  }
+  EXPECT_THAT(server_->writes(), ::testing::IsEmpty());
+}
+
 TEST_F(ClusterServiceTest, AnObjectOfANewerVersionIsListedAllTheSame) {
   json newer = object("True");
   newer["spec"]["replicas"] = 3;

@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/completion.h"
 #include "cli/version.h"
+#include "common/base/limits.h"
 #include "common/base/strings.h"
 #include "common/localapi/protocol.h"
 
@@ -134,8 +135,20 @@ CLI::Option* add_files(CLI::App* command, std::vector<std::string>& files) {
       ->type_name("FILE");
 }
 
+// Refused before anything is done: in an API server's paths an empty name would mean all volumes.
+CLI::Option* check_names(CLI::Option* option) {
+  return option->type_name("")->check([](const std::string& name) {
+    constexpr const char* letters = "abcdefghijklmnopqrstuvwxyz0123456789-.";
+    const bool is_name = !name.empty() && name.size() <= limits::volume_name_bytes_max &&
+                         name.front() != '.' &&
+                         name.find_first_not_of(letters) == std::string::npos;
+    return is_name ? std::string()
+                   : "'" + name + "' is no volume's name: lower case letters, digits, '-' and '.'";
+  });
+}
+
 CLI::Option* add_names(CLI::App* command, std::vector<std::string>& names) {
-  return command->add_option("NAME", names, "volumes")->type_name("");
+  return check_names(command->add_option("NAME", names, "volumes"));
 }
 
 void CommandLine::add_reading() {
@@ -153,7 +166,7 @@ void CommandLine::add_reading() {
   CLI::App* events =
       command("events", "Show what happened to volumes",
               [this](const Session& session) { return show_events(session, events_); });
-  events->add_option("NAME", events_.name, "only of this volume")->type_name("");
+  check_names(events->add_option("NAME", events_.name, "only of this volume"));
   add_output(events, events_.output, {"table", "wide", "json", "yaml"});
   events->add_flag("-w,--watch", events_.watch, "go on with what happens from now on");
   events->add_option("--timeout", events_.timeout, "with --watch: end after this time")
