@@ -19,6 +19,11 @@ std::string field(const nlohmann::json& object, const char* name) {
                                                                      : std::string();
 }
 
+// Names of processes and paths come with conditions and events, and need not be UTF-8; dump() would throw on them.
+std::string body_of(const nlohmann::json& object) {
+  return object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
 int errno_of(int status, const std::string& reason) {
   switch (status) {
     case 400:
@@ -42,13 +47,15 @@ int errno_of(int status, const std::string& reason) {
 
 }  // namespace
 
-std::string Resource::path(const std::string& name, const std::string& subresource) const {
+std::string Resource::path() const {
   std::string path = group.empty() ? "/api/" + version : "/apis/" + group + "/" + version;
   if (!namespace_name.empty()) path += "/namespaces/" + namespace_name;
-  path += "/" + plural;
-  if (!name.empty()) path += "/" + name;
-  if (!subresource.empty()) path += "/" + subresource;
-  return path;
+  return path + "/" + plural;
+}
+
+std::string Resource::path(const std::string& name, const std::string& subresource) const {
+  UBLK_CHECK(!name.empty());
+  return path() + "/" + name + (subresource.empty() ? "" : "/" + subresource);
 }
 
 std::string query_escape(std::string_view text) {
@@ -99,12 +106,12 @@ Result<nlohmann::json> KubeClient::get(const std::string& path, const Cancel& ca
 
 Result<nlohmann::json> KubeClient::create(const std::string& path, const nlohmann::json& object,
                                           const Cancel& cancel) const {
-  return send({"POST", path, json_type, object.dump()}, "create", cancel);
+  return send({"POST", path, json_type, body_of(object)}, "create", cancel);
 }
 
 Result<nlohmann::json> KubeClient::update(const std::string& path, const nlohmann::json& object,
                                           const Cancel& cancel) const {
-  return send({"PUT", path, json_type, object.dump()}, "update", cancel);
+  return send({"PUT", path, json_type, body_of(object)}, "update", cancel);
 }
 
 Result<nlohmann::json> KubeClient::apply(const std::string& path, const nlohmann::json& object,
@@ -112,7 +119,7 @@ Result<nlohmann::json> KubeClient::apply(const std::string& path, const nlohmann
   // JSON is YAML. Forced: each field has one owner among our programs, and what somebody else put
   // there by hand is put right.
   return send({"PATCH", path + "?fieldManager=" + query_escape(manager) + "&force=true",
-               "application/apply-patch+yaml", object.dump()},
+               "application/apply-patch+yaml", body_of(object)},
               "apply", cancel);
 }
 
@@ -120,14 +127,15 @@ Result<nlohmann::json> KubeClient::merge_patch(const std::string& path, const nl
                                                const std::string& manager,
                                                const Cancel& cancel) const {
   const std::string who = manager.empty() ? "" : "?fieldManager=" + query_escape(manager);
-  return send({"PATCH", path + who, "application/merge-patch+json", patch.dump()}, "patch", cancel);
+  return send({"PATCH", path + who, "application/merge-patch+json", body_of(patch)}, "patch",
+              cancel);
 }
 
 Result<nlohmann::json> KubeClient::json_patch(const std::string& path, const nlohmann::json& patch,
                                               const std::string& manager,
                                               const Cancel& cancel) const {
   return send({"PATCH", path + "?fieldManager=" + query_escape(manager),
-               "application/json-patch+json", patch.dump()},
+               "application/json-patch+json", body_of(patch)},
               "patch", cancel);
 }
 

@@ -2,8 +2,8 @@
 // Shape    paths as made by Resource::path(); objects as nlohmann::json.
 // Errors   EACCES: 401, 403; ENOENT: 404; EEXIST: 409 AlreadyExists; EBUSY: 409 Conflict; ESTALE:
 //          410 (the resource version or continue token is too old); EINVAL: 400, 422 (detail is the
-//          server's sentence, which names the field); E2BIG: 413; EAGAIN: 429, 5xx: try again, not
-//          before retry_after(); and those of Transport.
+//          server's sentence, which names the field); E2BIG: 413; EAGAIN: 429, 5xx: try again, with
+//          back-off; and those of Transport.
 // Threads  any.
 // Source   Kubernetes API conventions, "Response Status Kind", "Server-Side Apply".
 #pragma once
@@ -22,8 +22,10 @@ struct Resource {
   std::string group;  // "" for core
   std::string version;
   std::string plural;
-  // "/apis/ublk.dev/v1alpha1/ublkvolumes[/NAME[/SUBRESOURCE]]", with "/namespaces/NS" when given.
-  [[nodiscard]] std::string path(const std::string& name = "",
+  // "/apis/ublk.dev/v1alpha1/ublkvolumes", with "/namespaces/NS" when given: all of them.
+  [[nodiscard]] std::string path() const;
+  // ".../NAME[/SUBRESOURCE]": one. Never empty: what is meant for one object would be done to all.
+  [[nodiscard]] std::string path(const std::string& name,
                                  const std::string& subresource = "") const;
   std::string namespace_name;  // empty: cluster-scoped, or all namespaces
 };

@@ -131,7 +131,7 @@ TEST_F(EventRecorderTest, ACountOfWhatTheServerForgotIsANewEvent) {
 
 TEST_F(EventRecorderTest, WhatTheServerRefusesIsNotSentAgain) {
   server_->interfere([](const HttpRequest&) -> std::optional<Result<HttpResponse>> {
-    return HttpResponse{403, "{}", 0s};
+    return HttpResponse{403, "{}"};
   });
   recorder_.say(event("a"));
   EXPECT_TRUE(server_->wait_until([&] { return !server_->writes().empty(); }));

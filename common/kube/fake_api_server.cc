@@ -11,9 +11,7 @@ using nlohmann::json;
 
 constexpr auto wait_max = std::chrono::seconds(20);
 
-HttpResponse reply(int status, const json& body) {
-  return {status, body.dump(), std::chrono::seconds(0)};
-}
+HttpResponse reply(int status, const json& body) { return {status, body.dump()}; }
 
 HttpResponse refuse(int status, const std::string& reason, const std::string& message) {
   return reply(status, {{"kind", "Status"},

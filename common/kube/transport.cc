@@ -23,7 +23,6 @@ namespace http = web::http;
 namespace {
 
 constexpr size_t token_bytes_max = 64 << 10;
-constexpr int64_t retry_after_max = 60;
 constexpr int status_ok = 200;
 
 // Where a body goes, as it comes: bounded, and cut into lines if somebody wants them.
@@ -239,14 +238,11 @@ class CppRestTransport final : public Transport {
       response.content_ready().wait();
       HttpResponse answer;
       answer.status = response.status_code();
-      int64_t seconds = 0;
-      if (response.headers().match("Retry-After", seconds))
-        answer.retry_after = std::chrono::seconds(std::clamp<int64_t>(seconds, 0, retry_after_max));
       sink.last_line();
       answer.body = sink.take();
       return answer;
     } catch (const std::exception& problem) {
-      if (sink.refused()) return HttpResponse{status_ok, "", std::chrono::seconds(0)};
+      if (sink.refused()) return HttpResponse{status_ok, ""};
       if (sink.too_large()) return fail(EFBIG, "the answer is larger than this program takes");
       if (cancel.canceled()) return fail(ECANCELED, "");
       if (const std::string refusal = identity_->take_refusal(); !refusal.empty())

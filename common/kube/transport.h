@@ -29,7 +29,6 @@ struct HttpRequest {
 struct HttpResponse {
   int status = 0;
   std::string body;
-  std::chrono::seconds retry_after{0};  // header Retry-After, at most a minute; 0: none
 };
 
 class Transport {

@@ -180,7 +180,7 @@ TEST_F(ControllerTest, AServerThatFailsIsTriedAgain) {
   server_->interfere(
       [&](const kube::HttpRequest& request) -> std::optional<Result<kube::HttpResponse>> {
         if (request.method != "PATCH" || failures++ >= 3) return std::nullopt;
-        return kube::HttpResponse{500, "{}", 0s};
+        return kube::HttpResponse{500, "{}"};
       });
   const auto one = start("one");
   EXPECT_TRUE(becomes("v", "Bound", "Bound"));

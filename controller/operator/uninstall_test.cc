@@ -55,14 +55,14 @@ TEST_F(UninstallTest, VolumesWithADeviceAndNoOthers) {
 
 TEST_F(UninstallTest, WithoutTheDefinitionThereAreNone) {
   server_->interfere([](const kube::HttpRequest&) -> std::optional<Result<kube::HttpResponse>> {
-    return kube::HttpResponse{404, "404 page not found", std::chrono::seconds(0)};
+    return kube::HttpResponse{404, "404 page not found"};
   });
   EXPECT_THAT(names(), ElementsAre());
 }
 
 TEST_F(UninstallTest, AServerThatDoesNotAnswerIsNoPermission) {
   server_->interfere([](const kube::HttpRequest&) -> std::optional<Result<kube::HttpResponse>> {
-    return kube::HttpResponse{403, "{}", std::chrono::seconds(0)};
+    return kube::HttpResponse{403, "{}"};
   });
   EXPECT_EQ(volumes_with_device(client_, never_).err(), EACCES);
 }
@@ -74,13 +74,11 @@ class PagesTest : public UninstallTest {
     server_->interfere([this, times](const kube::HttpRequest& request)
                            -> std::optional<Result<kube::HttpResponse>> {
       const bool rest = request.path.find("continue=a%2Fb") != std::string::npos;
-      if (rest && forgotten_++ < times)
-        return kube::HttpResponse{410, R"({"reason": "Expired"})", std::chrono::seconds(0)};
+      if (rest && forgotten_++ < times) return kube::HttpResponse{410, R"({"reason": "Expired"})"};
       json object = testing::volume_json(rest ? "second" : "first", "a");
       object["status"] = {{"deviceID", 1}};
       return kube::HttpResponse{
-          200, json{{"metadata", {{"continue", rest ? "" : "a/b"}}}, {"items", {object}}}.dump(),
-          std::chrono::seconds(0)};
+          200, json{{"metadata", {{"continue", rest ? "" : "a/b"}}}, {"items", {object}}}.dump()};
     });
   }
   int forgotten_ = 0;

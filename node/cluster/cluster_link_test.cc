@@ -148,7 +148,7 @@ TEST_F(ClusterLinkTest, WhatCannotBeSaidIsTriedAgainAndAsksNothingOfTheAgentMean
       [&](const kube::HttpRequest& request) -> std::optional<Result<kube::HttpResponse>> {
         if (request.path.find("vol/status") == std::string::npos || ++refusals > 3)
           return std::nullopt;
-        return Result<kube::HttpResponse>(kube::HttpResponse{500, "{}", 0s});
+        return Result<kube::HttpResponse>(kube::HttpResponse{500, "{}"});
       });
   agent_.put(volume(false));
   agent_.erase("vol");
