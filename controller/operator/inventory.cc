@@ -145,9 +145,10 @@ Inventory::Names Inventory::node_lease_changed(const std::string& node,
 }
 
 Inventory::Names Inventory::leases_heard(Time now) {
-  // The silence was ours: nobody is blamed for it.
+  // The silence was ours: nobody is blamed for it. Who was silent before it is so until it is heard itself.
   if (heard_ && now - *heard_ > deaf_after)
-    for (auto& [node, beat] : heartbeats_) beat.changed_at = now;
+    for (auto& [node, beat] : heartbeats_)
+      if (life(node) != Life::silent) beat.changed_at = now;
   heard_ = now;
   return judge_all(now);
 }

@@ -222,6 +222,20 @@ TEST_F(InventoryTest, WhoHearsNothingBlamesNobody) {
   EXPECT_THAT(pass(40s), ElementsAre("v")) << "its whole time anew";
 }
 
+TEST_F(InventoryTest, WhoWasSilentBeforeNothingWasHeardIsSilentAfterIt) {
+  put(testing::volume("v", "dead"));
+  put(testing::volume("pending"));
+  (void)renew("dead");
+  (void)renew("dead");
+  (void)pass(60s);
+  ASSERT_EQ(inventory_.life("dead"), Life::silent);
+  now_ += 300s;
+  EXPECT_THAT(renew("other"), ElementsAre("pending")) << "another node's is the first to be heard";
+  EXPECT_EQ(inventory_.life("dead"), Life::silent);
+  EXPECT_THAT(renew("dead"), UnorderedElementsAre("v", "pending")) << "heard itself it is alive";
+  EXPECT_EQ(inventory_.life("dead"), Life::alive);
+}
+
 TEST_F(InventoryTest, CountsAreOfWhatIsThere) {
   (void)inventory_.node_changed("a", testing::node("a"));
   (void)inventory_.node_changed("b", testing::node("b"));
