@@ -68,8 +68,9 @@ Decision recover(const Desired& want, const Observed& seen) {
 // LIVE with nobody behind it: the kernel has not noticed yet, or the backend still holds the old
 // server's I/O. The next server gets warm meanwhile.
 Decision await_release(const Desired& want, const Observed& seen) {
+  if (seen.old_holder_alive)
+    return wait_at_most(Why::old_holder_alive, usage_recheck);  // it serves
   if (deadline_exceeded(want, seen)) return fail_device(seen);
-  if (seen.old_holder_alive) return wait_at_most(Why::old_holder_alive, usage_recheck);
   if (seen.server == Server::none && seen.retry_in.count() == 0 && seen.backend_ready)
     return act(Act::prepare_server, Why::device_releasing);
   if (seen.without_server >= poke_release_after)
@@ -99,6 +100,7 @@ Decision take_down(const Desired& want, const Observed& seen, Why why) {
   if (want.forced) {
     if (seen.retry_in.count() > 0) return wait_at_most(Why::back_off, seen.retry_in);
     if (has_process(seen.server)) return act(Act::kill_server, why);
+    if (seen.stop_retry_in.count() > 0) return wait_at_most(why, seen.stop_retry_in);
     return act(Act::stop_device, why);
   }
   if (seen.usage != Usage::in_use && seen.retry_in.count() > 0)
@@ -142,11 +144,12 @@ Decision decide_now(const Desired& want, const Observed& seen) {
     const bool changing = has_disk(seen.device) && seen.server != Server::serving;
     return {Act::nothing, Why::paused, changing ? std::optional(usage_recheck) : std::nullopt};
   }
-  if (!want.present) return tear_down(want, seen, Why::removed);
-  if (!want.running) return tear_down(want, seen, Why::stopped);
+  // Also of a disk that is to go: who has it open can only close it when its I/O ends.
   if (want.replace_server && has_disk(seen.device) && seen.server == Server::serving &&
       want.recoverable)
     return act(Act::kill_server, Why::replacing_server);
+  if (!want.present) return tear_down(want, seen, Why::removed);
+  if (!want.running) return tear_down(want, seen, Why::stopped);
 
   switch (seen.device) {
     case Device::absent:

@@ -229,6 +229,38 @@ TEST(DecideTest, TheDeadlineFailsTheDeviceOnlyWhenTheSpecSaysSo) {
   EXPECT_EQ(decide(want, seen).recheck, 100ms);  // not slept through
 }
 
+// A new agent whose spawner does not answer: the server that it cannot reach serves.
+TEST(DecideTest, TheDeadlineDoesNotRunWhileSomebodyElseServes) {
+  Desired want;
+  want.deadline = 5s;
+  want.fail_on_deadline = true;
+  Observed seen = serving();
+  seen.server = Server::none;
+  seen.old_holder_alive = true;
+  seen.without_server = 60s;
+  EXPECT_EQ(decide(want, seen), (Decision{Act::wait, Why::old_holder_alive, usage_recheck}));
+}
+
+TEST(DecideTest, AHungServerIsReplacedOnRequestAlsoWhenItsVolumeIsToGo) {
+  Desired want;
+  want.replace_server = true;
+  for (bool* unwanted : {&want.present, &want.running}) {
+    *unwanted = false;
+    EXPECT_EQ(decide(want, serving()).act, Act::kill_server);
+    *unwanted = true;
+  }
+}
+
+TEST(DecideTest, AForcedStopThatTheKernelHoldsIsNotJoinedByAnother) {
+  Desired want;
+  want.running = false;
+  want.forced = true;
+  Observed seen = serving();
+  seen.server = Server::none;
+  seen.stop_retry_in = 20s;
+  EXPECT_EQ(decide(want, seen), (Decision{Act::wait, Why::stopped, 20s}));
+}
+
 TEST(DecideTest, PausedMeansPaused) {
   Desired want;
   want.paused = true;
@@ -308,6 +340,8 @@ TEST(DecideInvariantTest, ADiskIsNeverDeletedAndOnlyStoppedForcedUnusedOrByDeadl
       const bool deadline = want.fail_on_deadline && seen.without_server >= *want.deadline;
       ASSERT_TRUE(asked || deadline);
       ASSERT_EQ(seen.server, Server::none) << "STOP_DEV while a server may hang blocks for good";
+      ASSERT_TRUE(asked || seen.device != Device::live || !seen.old_holder_alive)
+          << "a disk that is served is not failed for want of a server";
     }
   });
 }
