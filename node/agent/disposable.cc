@@ -1,5 +1,6 @@
 #include "node/agent/disposable.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
@@ -26,21 +27,31 @@ class RealDisposable : public Disposable {
  private:
   std::string program_;
   std::mutex mutex_;
-  std::vector<HelperProcess> abandoned_;
+  struct Abandoned {
+    std::string target;
+    HelperProcess process;
+  };
+  std::vector<Abandoned> abandoned_;
 };
 
 Result<DisposableResult> RealDisposable::run(const std::vector<std::string>& arguments,
                                              std::chrono::milliseconds timeout) {
+  const std::string target = arguments.size() > 1 ? arguments[1] : std::string();
   {
     const std::scoped_lock lock(mutex_);
-    std::erase_if(abandoned_, [](HelperProcess& process) { return process.reap(); });
+    std::erase_if(abandoned_, [](Abandoned& left) { return left.process.reap(); });
+    // It would wait for what the first one waits for.
+    if (std::any_of(abandoned_.begin(), abandoned_.end(),
+                    [&](const Abandoned& left) { return left.target == target; }))
+      return Error{ETIMEDOUT, arguments.front(), "helper " + join(arguments, " "),
+                   "an earlier call for it has not come back from the kernel"};
   }
   auto process = HelperProcess::start(program_, arguments);
   if (!process) return std::move(process).error();
   if (!process->wait(std::chrono::steady_clock::now() + timeout)) {
     process->kill();
     const std::scoped_lock lock(mutex_);
-    abandoned_.push_back(std::move(*process));
+    abandoned_.push_back({target, std::move(*process)});
     return Error{ETIMEDOUT, arguments.front(), "helper " + join(arguments, " "),
                  "the kernel did not answer within " + std::to_string(timeout.count()) +
                      " ms; the outcome is unknown"};

@@ -10,6 +10,7 @@
 
 #include "common/base/limits.h"
 #include "node/server/protocol.h"
+#include "node/spawner/wire.h"
 
 namespace ublk_operator {
 
@@ -123,8 +124,16 @@ void ServerPool::bind(uint64_t server, const std::string& volume, uint64_t gener
 }
 
 void ServerPool::note_arena(uint64_t arena_bytes) {
-  const std::scoped_lock lock(mutex_);
-  arena_bytes_ = std::max(arena_bytes_, std::min(arena_bytes, standby_arena_bytes_max));
+  {
+    const std::scoped_lock lock(mutex_);
+    const uint64_t wanted = std::min(arena_bytes, standby_arena_bytes_max);
+    if (wanted <= arena_bytes_) return;
+    arena_bytes_ = wanted;
+    refill_wanted_ = true;
+    // Volumes that have just been found without a server come first.
+    spawn_not_before_ = std::max(spawn_not_before_, Clock::now() + respawn_pause);
+  }
+  wake_.signal();
 }
 
 void ServerPool::refill() {
@@ -161,7 +170,7 @@ void ServerPool::ask_what_it_holds(SpawnedServer& server) {
     auto message =
         server.channel.receive(std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()));
     if (!message) return;
-    if (message->body.value("type", "") != "described") continue;
+    if (wire::type_of(message->body) != "described") continue;
     auto described = described_from_json(message->body);
     if (described && described->granted) {
       server.info.volume = described->volume;
@@ -172,6 +181,7 @@ void ServerPool::ask_what_it_holds(SpawnedServer& server) {
 }
 
 void ServerPool::connect_locked(std::unique_lock<std::mutex>& lock) {
+  const auto handed_out = handed_out_;  // nobody gets one while there is no spawner
   lock.unlock();
   auto client = connect_spawner(options_.spawner_socket);
   if (!client && options_.start_spawner) {
@@ -183,7 +193,9 @@ void ServerPool::connect_locked(std::unique_lock<std::mutex>& lock) {
   Result<std::vector<SpawnedServer>> servers = std::vector<SpawnedServer>{};
   if (client) servers = (*client)->list(spawn_timeout);
   if (servers)
-    for (auto& server : *servers) ask_what_it_holds(server);
+    for (auto& server : *servers)
+      if (!handed_out.contains(server.info.pid))
+        ask_what_it_holds(server);  // else its messages are a worker's
   lock.lock();
   if (!client || !servers) {
     const auto& error = client ? servers.error() : client.error();
