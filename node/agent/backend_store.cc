@@ -386,8 +386,11 @@ Result<OpenBackend> prepare(const VolumeSpec& spec, const FileBackendSpec& wante
                     {"read_only", spec.read_only}};
   backend.identity = *identity;
   backend.size_bytes = spec.size_bytes;
+  // What Thick has reserved is not given back by a mkfs or fstrim in the volume.
   backend.discard_granularity_bytes =
-      spec.read_only ? 0 : discard_granularity(file, place.directory(), spec.size_bytes);
+      spec.read_only || wanted.provisioning == Provisioning::thick
+          ? 0
+          : discard_granularity(file, place.directory(), spec.size_bytes);
   backend.watch_directory = place.directory();
   backend.watch_name = place.parts.back();
   backend.fds.push_back(std::move(file.fd));

@@ -119,6 +119,7 @@ TEST_F(BackendStoreTest, ThickIsAllocated) {
   const auto backend = store_->open("a", spec, std::nullopt);
   ASSERT_TRUE(backend.ok()) << backend.error().to_string();
   EXPECT_GE(allocated_bytes(in_pool("a.img")), mib);
+  EXPECT_EQ(backend->discard_granularity_bytes, 0U) << "a mkfs in it would give all of it back";
 }
 
 TEST_F(BackendStoreTest, AnExistingFileIsTakenAsItIsAndGrown) {
