@@ -1,9 +1,13 @@
 #include "node/telemetry/node_metrics.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <optional>
 #include <utility>
 #include <vector>
+
+#include "common/base/pidfd.h"
 
 namespace ublk_operator {
 
@@ -34,6 +38,13 @@ std::string how_it_ended(const std::string& text) {
 
 uint64_t grown(uint64_t before, uint64_t now) { return now >= before ? now - before : now; }
 
+bool older_than_this_process(const std::optional<int64_t>& pid) {
+  if (!pid) return false;
+  const auto theirs = process_start_ticks(static_cast<pid_t>(*pid));
+  const auto ours = process_start_ticks(::getpid());
+  return theirs && ours && *theirs < *ours;
+}
+
 }  // namespace
 
 NodeMetrics::NodeMetrics(metrics::Registry& registry, VolumeService& service,
@@ -54,6 +65,18 @@ void NodeMetrics::count_failure(metrics::Registry& registry, const std::string& 
 
 NodeMetrics::~NodeMetrics() { service_.unwatch(watch_); }
 
+metrics::Counter NodeMetrics::io_errors(const std::string& volume, const std::string& error) {
+  return registry_.counter("ublk_volume_io_errors_total",
+                           "Requests that failed, by the errno they got.",
+                           {{"volume", volume}, {"errno", error}});
+}
+
+metrics::Counter NodeMetrics::recoveries(const std::string& volume, const std::string& reason) {
+  return registry_.counter("ublk_volume_recoveries_total",
+                           "Servers that were replaced after they ended, by how.",
+                           {{"volume", volume}, {"reason", reason}});
+}
+
 void NodeMetrics::changed(const std::string& name, const std::optional<Volume>& volume) {
   const std::scoped_lock lock(mutex_);
   if (!volume) {
@@ -64,6 +87,11 @@ void NodeMetrics::changed(const std::string& name, const std::optional<Volume>& 
   const auto [entry, is_new] = seen_.try_emplace(name);
   Seen& seen = entry->second;
   const VolumeStatus& status = volume->status;
+  if (is_new) {
+    io_errors(name, "EIO").add(0);
+    for (const char* reason : {"SIGKILL", "OutOfMemory", "Exited", "Unknown"})
+      recoveries(name, reason).add(0);
+  }
   const auto* ready = find_condition(status.conditions, "Ready");
   registry_.gauge("ublk_volume_ready", "1 while the volume is served.", {{"volume", name}})
       .set(ready != nullptr && ready->status == ConditionStatus::yes ? 1 : 0);
@@ -80,10 +108,7 @@ void NodeMetrics::changed(const std::string& name, const std::optional<Volume>& 
   const std::string mode = to_string(volume->spec.recovery.mode);
   // What an agent before this one counted is no news.
   if (!is_new && status.recovery_count > seen.recoveries) {
-    registry_
-        .counter("ublk_volume_recoveries_total",
-                 "Servers that were replaced after they ended, by how.",
-                 {{"volume", name}, {"reason", how_it_ended(status.last_recovery_reason)}})
+    recoveries(name, how_it_ended(status.last_recovery_reason))
         .add(static_cast<double>(status.recovery_count - seen.recoveries));
     const auto observe = [&](const char* metric, const char* help,
                              const std::optional<std::chrono::microseconds>& time) {
@@ -119,6 +144,11 @@ void NodeMetrics::count_latency(const metrics::Labels& labels, const IoLatency& 
 
 void NodeMetrics::count_io(const Volume& volume, Seen& seen) {
   const std::string& name = volume.metadata.name;
+  if (!seen.counted && older_than_this_process(volume.status.server_pid)) {
+    seen.io = volume.status.io;
+    seen.io_errors = volume.status.io_errors;
+  }
+  seen.counted = seen.counted || volume.status.server_pid;
   for (const auto& [operation, now] : volume.status.io) {
     IoCounters& before = seen.io[operation];
     const Labels labels{{"volume", name}, {"operation", operation}};
@@ -130,10 +160,7 @@ void NodeMetrics::count_io(const Volume& volume, Seen& seen) {
     before = now;
   }
   for (const auto& [error, now] : volume.status.io_errors) {
-    registry_
-        .counter("ublk_volume_io_errors_total", "Requests that failed, by the errno they got.",
-                 {{"volume", name}, {"errno", error}})
-        .add(static_cast<double>(grown(seen.io_errors[error], now)));
+    io_errors(name, error).add(static_cast<double>(grown(seen.io_errors[error], now)));
     seen.io_errors[error] = now;
   }
 }

@@ -42,8 +42,12 @@ class NodeMetricsTest : public ::testing::Test {
 
 TEST_F(NodeMetricsTest, ARecoveryIsCountedByItsReasonAndItsDurationObserved) {
   service_.put(volume(5, "LIVE"));
-  EXPECT_THAT(scrape(), Not(HasSubstr("ublk_volume_recoveries_total")))
+  const std::string before = scrape();
+  EXPECT_THAT(before,
+              HasSubstr("ublk_volume_recoveries_total{reason=\"SIGKILL\",volume=\"pgdata\"} 0"))
       << "what happened before this agent is not its to count";
+  EXPECT_THAT(before, HasSubstr("ublk_volume_io_errors_total{errno=\"EIO\",volume=\"pgdata\"} 0"))
+      << "an increase from nothing would be none";
   service_.put(volume(5, "QUIESCED"));
   EXPECT_THAT(scrape(), HasSubstr("ublk_volume_ready{volume=\"pgdata\"} 0"));
   service_.put(volume(6, "LIVE"));
@@ -85,6 +89,22 @@ TEST_F(NodeMetricsTest, CountersGoOnWhenAServerBeginsAnew) {
   const std::string text = scrape();
   EXPECT_THAT(text, HasSubstr("ublk_volume_io_total{operation=\"read\",volume=\"pgdata\"} 14"));
   EXPECT_THAT(text, HasSubstr("ublk_volume_io_errors_total{errno=\"EIO\",volume=\"pgdata\"} 2"));
+}
+
+TEST_F(NodeMetricsTest, WhatAServerCountedForAnAgentBeforeIsNotCountedAgain) {
+  Volume now = volume(0, "LIVE");
+  now.status.server_pid = 1;  // older than this process
+  now.status.io["read"] = {10, 40960, 0};
+  now.status.io_errors["EIO"] = 7;
+  service_.put(now);
+  EXPECT_THAT(scrape(),
+              HasSubstr("ublk_volume_io_errors_total{errno=\"EIO\",volume=\"pgdata\"} 0"));
+  now.status.io["read"].operations = 12;
+  now.status.io_errors["EIO"] = 8;
+  service_.put(now);
+  const std::string text = scrape();
+  EXPECT_THAT(text, HasSubstr("ublk_volume_io_errors_total{errno=\"EIO\",volume=\"pgdata\"} 1"));
+  EXPECT_THAT(text, HasSubstr("ublk_volume_io_total{operation=\"read\",volume=\"pgdata\"} 2"));
 }
 
 TEST_F(NodeMetricsTest, LatencyIsAHistogramOfTheOperationsThatWereUsed) {
