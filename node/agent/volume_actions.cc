@@ -11,6 +11,7 @@
 #include "common/base/files.h"
 #include "common/base/limits.h"
 #include "node/agent/volume_worker.h"
+#include "node/spawner/wire.h"
 #include "node/ublk/modes.h"
 
 namespace ublk_operator {
@@ -154,7 +155,7 @@ void VolumeWorker::process_channel() {
       server_->channel.close();
       return;
     }
-    const std::string type = message->body.value("type", "");
+    const std::string type = wire::type_of(message->body);
     if (type == "prepared" && server_state_ == Server::warming) {
       server_state_ = Server::prepared;
     } else if (type == "opening") {
@@ -240,11 +241,13 @@ void VolumeWorker::grant() {
   close_seen_ = false;
   opened_ = false;
   fetched_ = false;
-  context_.pool.bind(server_->info.id, name_, lease_.generation);
   auto given = give_char_device(context_.paths, device_->id, server_->info.uid);
   auto sent = given ? server_->channel.send(to_json(message), fds) : given;
   server_state_ = Server::granted;
-  if (!sent) replace_server_process("GrantFailed", sent.error());
+  if (!sent) return replace_server_process("GrantFailed", sent.error());
+  // Only now: the spawner may be busy with other servers, and who dies before it is told leaves a server that itself says what
+  // it was granted.
+  context_.pool.bind(server_->info.id, name_, lease_.generation);
 }
 
 // A server that does not do its part: the next try gets another one.
@@ -294,7 +297,7 @@ void VolumeWorker::start_device() {
 void VolumeWorker::set_up_disk() {
   // 6.12 notices a server that died with every tag in its hands only when a request times out
   // (ublk_timeout).
-  if ((context_.driver.features() & flags::user_recovery_fail_io) == 0) {
+  if (recovery_needs_start_once()) {
     const std::string path = "/sys/block/ublkb" + std::to_string(device_->id) + "/queue/io_timeout";
     const UniqueFd timeout(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
     if (timeout.valid())
@@ -489,10 +492,10 @@ void VolumeWorker::explain_death(bool last_chance) {
   event(true, "ServerDied", who + " " + how + " while it served");
 }
 
-// Kernels before UBLK_F_QUIESCE/FAIL_IO reset the device in START_USER_RECOVERY itself, so it
-// cannot be repeated.
+// Kernels before UBLK_F_QUIESCE (6.16) may reset the device in START_USER_RECOVERY itself, so it cannot be repeated. FAIL_IO is
+// older (6.13) than the reset in ublk_ch_release (6.15), for which there is no bit.
 bool VolumeWorker::recovery_needs_start_once() const {
-  return (context_.driver.features() & flags::user_recovery_fail_io) == 0;
+  return (context_.driver.features() & flags::quiesce) == 0;
 }
 
 void VolumeWorker::drop_server() {
@@ -509,12 +512,11 @@ void VolumeWorker::poke_release() {
   // Linux 6.12 has no such race: there it is the request timer that has not run yet, and opening and
   // closing the char device would only wake this worker to do it again at once.
   if (recovery_needs_start_once()) return wait_for_events(poke_pause);
-  const UniqueFd fd(::open(char_path(device_->id).c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
-  if (fd.valid())
+  // It is the close that makes the driver look. EBUSY: the old server's I/O has not ended, which is what the fence waits for.
+  if (UniqueFd(::open(char_path(device_->id).c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK)).valid())
     event(true, "DevicePoked",
           object_name(device_->id) +
               " was LIVE without a server; its char device was opened and closed once");
-  // EBUSY: the old server's I/O has not ended, which is what the fence waits for.
   wait_for_events(poke_pause);
 }
 
@@ -668,13 +670,25 @@ void VolumeWorker::failed(const std::string& reason, const Error& error) {
 
 void VolumeWorker::save_record() {
   if (record_.volume.spec.size_bytes == 0) return;  // nothing was accepted yet
-  if (auto saved = context_.store.save(record_); !saved)
-    event(true, "StateNotSaved", saved.error().to_string());
+  note_saved(record_unsaved_, context_.store.save(record_));
 }
 
 void VolumeWorker::save_lease() {
-  if (auto saved = context_.store.save_lease(name_, lease_); !saved)
-    event(true, "StateNotSaved", saved.error().to_string());
+  note_saved(lease_unsaved_, context_.store.save_lease(name_, lease_));
+}
+
+// What could not be written is tried again until it is: a full state folder costs what came after it was full only as long as
+// it is.
+void VolumeWorker::note_saved(bool& unsaved, const Result<void>& how) {
+  if (!how && !unsaved) event(true, "StateNotSaved", how.error().to_string());
+  if (how && unsaved)
+    event(false, "StateSaved", "what the agent knows of the volume is written again");
+  unsaved = !how;
+}
+
+void VolumeWorker::save_what_is_unsaved() {
+  if (record_unsaved_) save_record();
+  if (lease_unsaved_) save_lease();
 }
 
 void VolumeWorker::event(bool warning, const std::string& reason, const std::string& message) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <filesystem>
 #include <utility>
 
 #include "common/base/limits.h"
@@ -15,6 +16,15 @@
 namespace ublk_operator {
 
 using reconcile::Server;
+
+namespace {
+bool is_server(pid_t pid) {
+  std::error_code unknown;
+  const auto program =
+      std::filesystem::read_symlink("/proc/" + std::to_string(pid) + "/exe", unknown);
+  return !unknown && program.filename().string().starts_with("ublk-server");
+}
+}  // namespace
 
 bool VolumeWorker::find_devices() {
   auto ids = control_->list();
@@ -108,9 +118,14 @@ bool VolumeWorker::adopt() {
     lease_.step = info.state == DeviceState::dead ? LeaseStep::fencing : LeaseStep::serving;
     lease_.recovery_begun = false;
     lease_.stale_mapping = false;
-    lease_.holder_pid = info.server_pid;
-    auto ticks = process_start_ticks(info.server_pid);
-    lease_.holder_start_ticks = ticks ? *ticks : 0;
+    // The number alone may be another process's by now (6.12 says the one it was given).
+    lease_.holder_pid = -1;
+    lease_.holder_start_ticks = 0;
+    if (is_server(info.server_pid)) {
+      auto ticks = process_start_ticks(info.server_pid);
+      lease_.holder_pid = info.server_pid;
+      lease_.holder_start_ticks = ticks ? *ticks : 0;
+    }
     lease_.device_spec = record_.volume.spec;
     spec_unknown_ = record_.volume.spec.size_bytes == 0;
     lease_.device_spec.recovery.mode = mode_of(info.flags);

@@ -145,8 +145,11 @@ void VolumeWorker::publish_status(const Decision& decision) {
       recovery_impossible_ ? wait_message(Why::recovery_impossible)
                            : "recovery.mode " + std::string(to_string(device_mode())));
   const bool waits_for_users = decision.act == Act::wait && usage_ == Usage::in_use;
-  set("InUse", waits_for_users, waits_for_users ? "DiskOpen" : "NotWaiting",
-      waits_for_users ? wait_message(Why::in_use) : "nothing waits for the disk to be unused");
+  // While it looks again, what it saw last holds.
+  const bool looks = decision.act == Act::check_usage || decision.act == Act::try_stop;
+  if (!looks || find_condition(status.conditions, "InUse") == nullptr)
+    set("InUse", waits_for_users, waits_for_users ? "DiskOpen" : "NotWaiting",
+        waits_for_users ? wait_message(Why::in_use) : "nothing waits for the disk to be unused");
   set("NeedsRecreate", recreate_wanted(),
       !recreate_wanted()    ? "AsWanted"
       : next_backend_error_ ? "BackendUnavailable"

@@ -19,7 +19,8 @@ namespace ublk_operator {
 using namespace std::chrono_literals;
 namespace {
 constexpr auto adopt_retry = 1000ms;
-}
+constexpr std::chrono::milliseconds save_retry = 1000ms;
+}  // namespace
 using reconcile::Act;
 using reconcile::Decision;
 using reconcile::Device;
@@ -143,6 +144,7 @@ void VolumeWorker::run() {
     }
     take_mail();
     observe();
+    save_what_is_unsaved();
     if (spec_unknown_ && record_.volume.spec.size_bytes == 0 && !record_.removing) {
       // A device without a known spec goes on as it is until a manifest can be read.
       publish_status({Act::wait, reconcile::Why::starting, std::nullopt});
@@ -406,6 +408,7 @@ void VolumeWorker::wait_for_events(std::optional<std::chrono::milliseconds> at_m
                    {server_ && server_->channel.valid() ? server_->channel.fd() : -1, POLLIN, 0},
                    {usage_ == Usage::in_use ? mount_table_.get() : -1, POLLPRI, 0}};
   std::optional<std::chrono::milliseconds> limit = at_most;
+  if (record_unsaved_ || lease_unsaved_) limit = std::min(limit.value_or(save_retry), save_retry);
   if (server_state_ == Server::warming) {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(server_deadline_ - Clock::now());
     limit = std::clamp(left, 0ms, limit.value_or(left < 0ms ? 0ms : left));
@@ -488,6 +491,7 @@ void VolumeWorker::observe_server() {
     }
     auto ticks = process_start_ticks(lease_.holder_pid);
     old_holder_alive_ = ticks && *ticks == lease_.holder_start_ticks;
+    if (!old_holder_alive_ && lost_at_) lost_at_ = Clock::now();  // it served until now
     if (old_holder_alive_ && replace_server_) {
       // People asked for it, and this is verifiably the process that we granted the device to.
       auto holder = Pidfd::open(lease_.holder_pid);
@@ -636,5 +640,6 @@ void VolumeWorker::reset_device() {
     save_record();
   }
   (void)context_.store.erase_lease(name_);
+  lease_unsaved_ = false;
 }
 }  // namespace ublk_operator

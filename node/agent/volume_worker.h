@@ -165,6 +165,8 @@ class VolumeWorker {
   void set_up_disk();
   void save_record();
   void save_lease();
+  void note_saved(bool& unsaved, const Result<void>& how);
+  void save_what_is_unsaved();
   void watch_device();
   void watch_backend();
   void reset_device();
@@ -210,6 +212,8 @@ class VolumeWorker {
 
   std::vector<DeviceId> found_devices_;  // with this volume's mark
   bool adopted_ = false;
+  bool record_unsaved_ = false;
+  bool lease_unsaved_ = false;
   bool without_driver_ = false;  // adopted as a volume without a device
   bool spec_unknown_ = false;    // a device was found, but neither its lease nor its record
   std::optional<DeviceInfo> device_;

@@ -103,10 +103,15 @@ void ClusterLink::start(VolumeService& agent) {
   agent_ = &agent;
   watch_ = agent.watch([this](const std::string& name, const std::optional<Volume>& volume) {
     const auto* ready = volume ? find_condition(volume->status.conditions, "Ready") : nullptr;
-    const bool urgent = !volume || (ready != nullptr && ready->status == ConditionStatus::yes);
     if (!volume) volumes_.set_gone(name);
     const std::scoped_lock lock(mutex_);
-    latest_[name] = volume;
+    auto& latest = latest_[name];
+    // An uninstall waits for that.
+    const bool device_went =
+        latest && latest->status.device_id && volume && !volume->status.device_id;
+    const bool urgent =
+        !volume || device_went || (ready != nullptr && ready->status == ConditionStatus::yes);
+    latest = volume;
     plan_.changed(name, Clock::now(), urgent);
     changed_.notify_all();
   });

@@ -314,6 +314,8 @@ TEST_F(UblkctlTest, LeadsAVolumeFromItsManifestToItsRemoval) {
     EXPECT_EQ(disk.write(1, 1), 0);
     EXPECT_THAT(ctl("delete vol --wait --timeout 1s"), Exits(4));
     EXPECT_TRUE(node_.wait_condition("vol", "InUse", "True"));
+    EXPECT_THAT(ctl("wait vol --for=condition=InUse=False --timeout 5s"), Exits(4))
+        << "it looks every 2 s whether that is still so, and says nothing else meanwhile";
     EXPECT_THAT(ctl("apply -f " + good), Exits(0)) << "a change of mind";
     EXPECT_TRUE(node_.wait_condition("vol", "InUse", "False"));
     EXPECT_EQ(disk.verify(1, 1), 0);
