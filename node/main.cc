@@ -149,7 +149,7 @@ struct Telemetry {
     pages["/healthz"] = [] { return http::Reply{200, "ok\n"}; };
     pages["/readyz"] = [this] {
       return ready ? http::Reply{200, "ok\n"}
-                   : http::Reply{503, "the volumes of the last life are being taken back\n"};
+                   : http::Reply{503, "not every volume of the last life is known yet\n"};
     };
     pages["/metrics"] = [this] {
       metrics->refresh();
