@@ -91,12 +91,13 @@ stage_tidy() {
 
 # What users install, without a cluster.
 stage_chart() { checks_stage chart_test; }
-# checks_stage NAME...: scripts of tests/cluster, each with its named checks.
+# checks_stage NAME...: scripts below tests, each with its named checks.
 checks_stage() {
-  local name
+  local name script
   for name in "$@"; do
     log=$RESULTS/$name.log
-    set +e; tests/cluster/"$name".sh --counts "$RESULTS/$name.counts" >"$log" 2>&1; set -e
+    script=$(compgen -G "tests/*/$name.sh")
+    set +e; "$script" --counts "$RESULTS/$name.counts" >"$log" 2>&1; set -e
     report_checks "$stage" "$log" "$RESULTS/$name.counts"
   done
 }
@@ -222,6 +223,7 @@ vm_stage() {
   known=$(known_kernel_warnings "$out/kernel.log")
   ((!known)) || SKIPS+=("$stage: a known warning of this kernel, $known times: see tests/lab/kernel-log.sh")
   [[ -z $bugs ]] || failed "$stage" "the kernel reported a bug" "$bugs"
+  [[ $stage != vm-7.2 ]] || checks_stage vm_command_test
   note="kernel $(grep -aoE 'job starts after .*' "$out/kernel.log" | tr -d '\r' | sed 's/.* on //'), ${#vm_programs[@]} programs"
 }
 stage_vm-7.2() { vm_stage; }

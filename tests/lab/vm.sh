@@ -11,6 +11,7 @@ STATUS_USAGE=64          # wrong arguments
 STATUS_NO_VERDICT=70     # the VM ended (panic, power cut) before the job did
 STATUS_KERNEL_BROKE=71   # the job said 0, but its kernel reported a bug
 STATUS_TIMEOUT=124
+STATUS_UNREAD=141        # as of a program that SIGPIPE ended
 
 usage() {
   cat <<'USAGE'
@@ -38,7 +39,7 @@ read-only, /build/bin on PATH), $UBLK_RESULTS is a folder that survives. The VM'
   --verbose           also show the kernel's log
 
 Exit status: the program's; 64 usage; 70 the VM ended before the program did; 71 the program
-succeeded but the kernel reported a bug; 124 timeout.
+succeeded but the kernel reported a bug; 124 timeout; 141 nobody reads its output any more.
 USAGE
 }
 
@@ -155,11 +156,16 @@ cat "$run/out" & relay_pid=$!
 if [[ -n $verbose ]]; then tail -n +1 -f "$run/kernel.log" >&2 & tail_pid=$!; fi
 "${qemu[@]}" </dev/null >"$run/qemu.log" 2>&1 & qemu_pid=$!
 
-# Wait for QEMU or for the deadline, whichever is first; both are children, so wait -n wakes at once.
+# Wait for QEMU or for the deadline, whichever is first; both are children, so wait -n wakes at once. A relay that fails has
+# nobody to write to (`./dev vm ... | head`): the job would stand still at its next line.
 sleep "$timeout" & alarm_pid=$!
-timed_out=''
-wait -n "$qemu_pid" "$alarm_pid" || true
-if kill -0 "$qemu_pid" 2>/dev/null; then timed_out=1; kill -KILL "$qemu_pid"; fi
+timed_out='' unread='' ended=''
+wait -n -p ended "$qemu_pid" "$alarm_pid" "$relay_pid" || [[ $ended != "$relay_pid" ]] || unread=1
+[[ $ended != "$relay_pid" || $unread ]] || wait -n "$qemu_pid" "$alarm_pid" || true
+if kill -0 "$qemu_pid" 2>/dev/null; then
+  [[ $unread ]] || timed_out=1
+  kill -KILL "$qemu_pid"
+fi
 kill "$alarm_pid" 2>/dev/null || true
 qemu_status=0; wait "$qemu_pid" 2>/dev/null || qemu_status=$?
 qemu_pid=''
@@ -185,6 +191,7 @@ shutdown_report() {
   say "the job ended the VM: down $(awk -v a="$ended" -v b="$off" 'BEGIN {printf "%.1f", b - a}') s after the job, $elapsed s in all"
 }
 
+[[ ! $unread ]] || exit $STATUS_UNREAD
 if [[ -n $timed_out ]]; then
   last_lines
   fail $STATUS_TIMEOUT "timeout: ${command[*]} did not end within $timeout s on kernel $kernel; the VM was killed." \
