@@ -6,7 +6,6 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 
-#include <algorithm>
 #include <boost/asio/ssl.hpp>
 #include <cerrno>
 #include <mutex>

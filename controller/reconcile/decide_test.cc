@@ -202,6 +202,9 @@ TEST(DecideTest, ForceKillsTheServerBeforeItStopsTheDevice) {
   EXPECT_EQ(decide(want, seen).act, Act::kill_server);
   seen.server = Server::none;
   EXPECT_EQ(decide(want, seen).act, Act::stop_device);
+  seen.stop_retry_in = 20s;
+  EXPECT_EQ(decide(want, seen), (Decision{Act::wait, Why::stopped, 20s}))
+      << "one that the kernel holds is not joined by another";
 }
 
 TEST(DecideTest, ANewShapeWaitsUntilTheDiskIsUnused) {
@@ -249,16 +252,6 @@ TEST(DecideTest, AHungServerIsReplacedOnRequestAlsoWhenItsVolumeIsToGo) {
     EXPECT_EQ(decide(want, serving()).act, Act::kill_server);
     *unwanted = true;
   }
-}
-
-TEST(DecideTest, AForcedStopThatTheKernelHoldsIsNotJoinedByAnother) {
-  Desired want;
-  want.running = false;
-  want.forced = true;
-  Observed seen = serving();
-  seen.server = Server::none;
-  seen.stop_retry_in = 20s;
-  EXPECT_EQ(decide(want, seen), (Decision{Act::wait, Why::stopped, 20s}));
 }
 
 TEST(DecideTest, PausedMeansPaused) {
