@@ -29,6 +29,7 @@ constexpr int report_fd = 4;
 // A queue thread's ring, a backend file and a channel are some ten descriptors; libraries of
 // network backends open connections by the hundred.
 constexpr rlim_t open_files_max = 65536;
+constexpr rlim_t realtime_us_max = 10'000'000;
 constexpr std::string_view oom_score_adj = "-900";
 
 enum class Step : int32_t {
@@ -38,6 +39,7 @@ enum class Step : int32_t {
   memory_lock_limit,
   core_limit,
   open_files_limit,
+  realtime_limit,
   session,
   descriptors,
   groups,
@@ -52,13 +54,14 @@ struct StepText {
   const char* operation;
   bool fatal;
 };
-constexpr std::array<StepText, 15> step_texts{{
+constexpr std::array<StepText, 16> step_texts{{
     {"join_cgroup", false},
     {"set_oom_score_adj", false},
     {"set_io_flusher", false},
     {"setrlimit_memlock", false},
     {"setrlimit_core", false},
     {"setrlimit_nofile", false},
+    {"setrlimit_rtprio", false},
     {"setsid", false},
     {"pass_descriptors", true},
     {"setgroups", true},
@@ -144,6 +147,9 @@ class Child {
     // A dump keeps ublkcN open until it is written: seconds for a few hundred MB of buffers.
     limit(Step::core_limit, RLIMIT_CORE, 0);
     limit(Step::open_files_limit, RLIMIT_NOFILE, open_files_max);
+    // While applications wait for it a server may run first (common/base/run_first.h); one that then never waits is ended.
+    limit(Step::realtime_limit, RLIMIT_RTPRIO, 1);
+    limit(Step::realtime_limit, RLIMIT_RTTIME, realtime_us_max);
     // Out of reach of signals that a terminal sends to its foreground group.
     if (::setsid() < 0) report(Step::session, errno);
     ::umask(077);

@@ -1,0 +1,17 @@
+// Threads that run before every ordinary one of the machine, for a moment: SCHED_RR at its lowest priority (sched(7)), which
+// neither nice values nor the CPU weights of cgroups hold up; whoever was made real-time on purpose still comes first. The
+// kernel leaves ordinary threads 5 % of the time all the same. Only for what is short: who never lowers itself is ended by
+// RLIMIT_RTTIME where that is set.
+#pragma once
+#include <pthread.h>
+
+#include "common/base/result.h"
+
+namespace ublk_operator {
+
+// EPERM: neither CAP_SYS_NICE nor RLIMIT_RTPRIO, or a kernel with RT_GROUP_SCHED whose cgroup has no share.
+[[nodiscard]] Result<void> run_first(pthread_t thread);
+// The calling thread is an ordinary one again, at the nice value it had. Needs no privilege.
+void run_as_others();
+
+}  // namespace ublk_operator
