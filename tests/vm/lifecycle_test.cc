@@ -77,7 +77,8 @@ class UdevRule {
   UdevRule() {
     fs::create_directories("/run/udev/rules.d");
     fs::copy_file(UBLK_UDEV_RULE, path, fs::copy_options::overwrite_existing);
-    works_ = shell("udevadm control --reload") == 0;
+    // What udev still has to do for the devices of other tests it does by other rules.
+    works_ = shell("udevadm settle --timeout=60 && udevadm control --reload") == 0;
   }
   ~UdevRule() {
     fs::remove(path);
