@@ -1,8 +1,9 @@
 #!/bin/bash
 # The recovery pause: SIGKILL of the server until its application gets a request completed again (ublk-witness: 8 readers of
 # 4 KiB, who try again a millisecond after an error), for every mode and backend, and beside it a hand-written loop around the
-# kernel's own `kublk recover` (mode None, which has nothing to recover: `kublk add` of a new device). The two alternate in one
-# boot, so that the ratio holds whatever the machine; absolute times mean little without KVM.
+# kernel's own `kublk recover` of a device in the same mode (None, which has nothing to recover: `kublk add` of a new device), with
+# kublk's target of the same kind: null, or loop, which does direct I/O to a file. The two alternate in one boot, so that machines compare by the ratio; absolute times mean
+# little without KVM.
 #   tests/bench/recovery.sh [KILLS]      prints the table of docs/recovery.md; default 20 kills a row
 # Needs root, ublk_drv, and on PATH the project's programs and kublk: `./dev bench recovery` sees to that.
 set -euo pipefail
@@ -44,10 +45,9 @@ pause_of() { # NAME MODE
 }
 
 # --- the peer: kublk, and the loops a careful person would write around it
-peer_shape=(-t null -q 1 -d 64)
-peer_recovery=(-r 1 -i 1)  # recover wants to be told the same again
-peer_start() { # WITH_RECOVERY...; sets peer
-  kublk add "${peer_shape[@]}" "$@" >"$dir/kublk.out"
+peer_options=()  # recover wants to be told the same again
+peer_start() { # sets peer
+  kublk add "${peer_options[@]}" >"$dir/kublk.out"
   peer=$(sed -n 's/.*dev id \([0-9]*\).*/\1/p' "$dir/kublk.out" | head -n 1)
   [[ -n $peer ]] || { cat "$dir/kublk.out" >&2; return 1; }
   ln -sfn "/dev/ublkb$peer" "$dir/peer-disk"
@@ -66,44 +66,48 @@ peer_pause() { # MODE
     while [[ -e /dev/ublkb$old ]]; do :; done
     peer_start
   else
-    until kublk recover -n "$peer" "${peer_shape[@]}" "${peer_recovery[@]}" >"$dir/recover.out" 2>&1; do :; done
+    until kublk recover -n "$peer" "${peer_options[@]}" >"$dir/recover.out" 2>&1; do :; done
   fi
   wait "$witness"
   cat "$dir/peer.pause"
   [[ $1 != None ]] || kublk del -n "$old" >/dev/null 2>&1 || true
 }
 
-median() { sort -g "$1" | awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}'; }
 row() { # MODE BACKEND FILE PEER_FILE
-  sort -g "$3" | awk -v mode="$1" -v backend="$2" -v loop="$(median "$4")" '{v[NR] = $1}
-    END {printf "| %s | %s | %d | %.0f | %.0f | %.0f | %.0f | %.2f |\n",
-      mode, backend, NR, v[1], v[int((NR + 1) / 2)], v[NR], loop, v[NR] / loop}'
+  local i; local -A v
+  for i in 3 4; do read -r "v[min$i]" "v[median$i]" "v[max$i]" < <(sort -g "${!i}" | awk '{v[NR] = $1} END {print v[1], v[int((NR + 1) / 2)], v[NR]}'); done
+  awk -v a="${v[max3]}" -v b="${v[median4]}" -v head="| $1 | $2 | $(wc -l <"$3")" \
+    -v ours="${v[min3]} ${v[median3]} ${v[max3]}" -v loop="${v[min4]} ${v[median4]} ${v[max4]}" 'BEGIN {
+      split(ours " " loop, n, " "); printf "%s", head; for (i = 1; i <= 6; i++) printf " | %.0f", n[i]; printf " | %.2f |\n", a / b}'
 }
 
 echo "kernel $(uname -r), $(nproc) CPUs, $(systemd-detect-virt 2>/dev/null || true); ms, 8 readers of 4 KiB"
 echo
-echo "| mode | backend | kills | min | median | max | the loop's median, alternating | max / that |"
-echo "|---|---|---|---|---|---|---|---|"
-peer_start "${peer_recovery[@]}"
+echo "| mode | backend | kills of each | min | median | max | the loop: min | median | max | max / its median |"
+echo "|---|---|---|---|---|---|---|---|---|---|"
 modes=(Reissue Queue FailIO None)
 [[ $(uname -r) == 6.12* ]] && modes=(Reissue Queue None)
+truncate -s 64M "$dir/pool/peer.img"
 for mode in "${modes[@]}"; do
-  if [[ $mode == None ]]; then
-    row "loop around \`kublk recover\`" null "$dir/peer" "$dir/peer"
-    kublk del -n "$peer" >/dev/null
-    rm -f "$dir/peer"
-    peer_start
-  fi
+  case $mode in
+    Reissue) recovery=(-r 1 -i 1) ;;
+    Queue) recovery=(-r 1) ;;
+    FailIO) recovery=(-r 1 -e 1) ;;
+    None) recovery=() ;;
+  esac
   for backend in null file file-direct; do
+    peer_options=(-t null -q 1 -d 64 "${recovery[@]}")
+    [[ $backend == null ]] || peer_options=(-t loop -q 1 -d 64 "${recovery[@]}" "$dir/pool/peer.img")
+    peer_start
     name=bench-${mode,,}-$backend
     volume "$name" "$mode" "$backend"
     for ((i = 0; i < kills; i++)); do
       pause_of "$name" "$mode" >>"$dir/$name"
       peer_pause "$mode" >>"$dir/peer-$name"
-      tail -n 1 "$dir/peer-$name" >>"$dir/peer"
     done
     row "$mode" "$backend" "$dir/$name" "$dir/peer-$name"
     ublkctl delete "$name" >/dev/null
+    kublk del -n "$peer" >/dev/null
+    peer=
   done
 done
-row "loop around \`kublk add\`" null "$dir/peer" "$dir/peer"
