@@ -21,6 +21,7 @@
 #include "common/base/file_lock.h"
 #include "common/base/files.h"
 #include "common/base/log.h"
+#include "common/base/run_first.h"
 #include "common/base/sd_notify.h"
 #include "common/base/stop_signals.h"
 #include "common/http/server.h"
@@ -104,6 +105,19 @@ void raise_priority(std::optional<int> nice, const Logger& log) {
       nice.value_or(nice_default), errno_name(errno));
 }
 
+// Whether the threads that bring a device back may run first; asked once, so that it is said once.
+bool may_run_first(const Logger& log) {
+  if (const auto possible = run_first(pthread_self()); !possible) {
+    log->warn(
+        "operation=run_first error=\"{}\" advice=\"grant CAP_SYS_NICE, or start it with "
+        "--normal-scheduling\"",
+        possible.error().to_string());
+    return false;
+  }
+  run_as_others();
+  return true;
+}
+
 // Some 20 descriptors a volume.
 void raise_open_files(const Logger& log) {
   constexpr rlim_t wanted = 65536;
@@ -172,6 +186,7 @@ int run_agent(NodeOptions& options, bool with_spawner) {
   auto log = make_logger("ublk-node", options.log_level);
   if (!log) return fail(log.error());
   raise_priority(options.nice, *log);
+  options.agent.run_first = options.agent.run_first && may_run_first(*log);
   raise_open_files(*log);
   if (auto parsed = parse_pools(options.pools, options.agent.pools); !parsed)
     return fail(parsed.error());
@@ -327,6 +342,10 @@ void add_agent_options(CLI::App& command, NodeOptions& options) {
       "!--normal-grace-periods", agent.expedite_grace_periods,
       "leave /sys/kernel/rcu_expedited alone (default: on while a device waits for its "
       "next server, a second at most)");
+  agent.run_first = true;
+  command.add_flag("!--normal-scheduling", agent.run_first,
+                   "let no thread run at a real-time priority (default: those that bring a device "
+                   "back, for a second at most)");
   command
       .add_option("--test-hooks", agent.test_hooks_dir,
                   "folder of FIFOs at which tests stop a recovery")

@@ -1,5 +1,6 @@
 #include "common/base/pidfd.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -20,6 +21,13 @@ Result<Pidfd> Pidfd::open(pid_t pid) {
   const auto fd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
   if (fd < 0) return errno_error("pidfd_open", process_name(pid));
   return Pidfd(UniqueFd(fd), pid);
+}
+
+Result<Pidfd> Pidfd::open_thread(pid_t tid) {
+  constexpr unsigned pidfd_thread = O_EXCL;  // PIDFD_THREAD (linux/pidfd.h)
+  const auto fd = static_cast<int>(::syscall(SYS_pidfd_open, tid, pidfd_thread));
+  if (fd < 0) return errno_error("pidfd_open", "thread " + std::to_string(tid));
+  return Pidfd(UniqueFd(fd), tid);
 }
 
 bool Pidfd::exited() const {

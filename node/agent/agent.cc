@@ -90,11 +90,11 @@ Result<void> Agent::open() {
   grace_periods_ = std::make_unique<GracePeriods>(
       GracePeriodsOptions{options_.paths.sys_dir + "/kernel/rcu_expedited",
                           options_.run_dir + "/rcu-expedited", options_.expedite_grace_periods,
-                          limits::expedite_max},
+                          limits::hurry_max},
       log_);
   context_ = std::make_unique<WorkerContext>(WorkerContext{
-      options_.paths, *store_, *backends_, *pool_, *watches_, *grace_periods_, events_,
-      *disposable_, hooks_, log_, *id, driver_, options_.open_control, options_.on_failure,
+      options_.paths, *store_, *backends_, *pool_, *watches_, *grace_periods_, options_.run_first,
+      events_, *disposable_, hooks_, log_, *id, driver_, options_.open_control, options_.on_failure,
       [this](const std::string& name, std::optional<Volume> volume) {
         publish(name, std::move(volume));
       }});

@@ -82,28 +82,34 @@ Result<void> ServerPool::wait_connected(std::chrono::milliseconds timeout) {
   return {};
 }
 
-Result<SpawnedServer> ServerPool::acquire(uint64_t arena_bytes) {
+Result<AcquiredServer> ServerPool::acquire(const Geometry& geometry) {
+  const uint64_t arena_bytes = geometry.buffer_bytes();
   std::shared_ptr<SpawnerClient> client;
   {
     const std::scoped_lock lock(mutex_);
-    arena_bytes_ = std::max(arena_bytes_, std::min(arena_bytes, standby_arena_bytes_max));
-    for (auto it = standbys_.begin(); it != standbys_.end(); ++it) {
-      if (it->info.arena_bytes < arena_bytes || it->pidfd.exited()) continue;
-      SpawnedServer server = std::move(*it);
-      standbys_.erase(it);
-      handed_out_.insert(server.info.pid);
-      return server;
+    note_locked(geometry);
+    const auto fits = [&](const Standby& standby) {
+      return standby.server.info.arena_bytes >= arena_bytes && !standby.server.pidfd.exited();
+    };
+    auto chosen = std::find_if(standbys_.begin(), standbys_.end(), [&](const Standby& standby) {
+      return standby.told == geometry && fits(standby);
+    });
+    if (chosen == standbys_.end()) chosen = std::find_if(standbys_.begin(), standbys_.end(), fits);
+    if (chosen != standbys_.end()) {
+      AcquiredServer acquired{std::move(chosen->server), chosen->told == geometry};
+      standbys_.erase(chosen);
+      handed_out_.insert(acquired.server.info.pid);
+      return acquired;
     }
     client = client_;
   }
   if (!client)
     return Error{ENOTCONN, "spawn", options_.spawner_socket, "no spawner answers at the moment"};
   auto server = client->spawn(request_for(options_.server_program, arena_bytes), spawn_timeout);
-  if (server) {
-    const std::scoped_lock lock(mutex_);
-    handed_out_.insert(server->info.pid);
-  }
-  return server;
+  if (!server) return std::move(server).error();
+  const std::scoped_lock lock(mutex_);
+  handed_out_.insert(server->info.pid);
+  return AcquiredServer{std::move(server).value(), false};
 }
 
 std::optional<SpawnedServer> ServerPool::adopt(const std::string& volume) {
@@ -123,12 +129,17 @@ void ServerPool::bind(uint64_t server, const std::string& volume, uint64_t gener
   if (client) client->bind(server, volume, generation);
 }
 
-void ServerPool::note_arena(uint64_t arena_bytes) {
+void ServerPool::note_locked(const Geometry& geometry) {
+  arena_bytes_ = std::max(arena_bytes_, std::min(geometry.buffer_bytes(), standby_arena_bytes_max));
+  geometry_ = geometry;
+}
+
+void ServerPool::note_geometry(const Geometry& geometry) {
   {
     const std::scoped_lock lock(mutex_);
-    const uint64_t wanted = std::min(arena_bytes, standby_arena_bytes_max);
-    if (wanted <= arena_bytes_) return;
-    arena_bytes_ = wanted;
+    const uint64_t before = arena_bytes_;
+    note_locked(geometry);
+    if (arena_bytes_ == before) return;
     refill_wanted_ = true;
     // Volumes that have just been found without a server come first.
     spawn_not_before_ = std::max(spawn_not_before_, Clock::now() + respawn_pause);
@@ -140,7 +151,7 @@ void ServerPool::refill() {
   {
     const std::scoped_lock lock(mutex_);
     refill_wanted_ = true;
-    spawn_not_before_ = std::max(spawn_not_before_, Clock::now() + refill_after);
+    spawn_not_before_ = Clock::now() + refill_after;
   }
   wake_.signal();
 }
@@ -148,7 +159,7 @@ void ServerPool::refill() {
 void ServerPool::drop_standbys() {
   {
     const std::scoped_lock lock(mutex_);
-    for (const auto& standby : standbys_) (void)standby.pidfd.kill(SIGKILL);
+    for (const auto& standby : standbys_) (void)standby.server.pidfd.kill(SIGKILL);
     standbys_.clear();
     refill_wanted_ = true;
   }
@@ -211,7 +222,7 @@ void ServerPool::connect_locked(std::unique_lock<std::mutex>& lock) {
     if (server.info.volume.empty() && !runs(server.info.pid, options_.server_program))
       (void)server.pidfd.kill(SIGKILL);  // of a program that was replaced since
     else if (server.info.volume.empty())
-      standbys_.push_back(std::move(server));
+      standbys_.push_back({std::move(server), std::nullopt});
     else
       adoptable_.insert_or_assign(server.info.volume, std::move(server));
   }
@@ -230,14 +241,14 @@ void ServerPool::lost_locked() {
 }
 
 void ServerPool::fill_standbys(std::unique_lock<std::mutex>& lock) {
-  std::erase_if(standbys_, [](const SpawnedServer& server) { return server.pidfd.exited(); });
+  std::erase_if(standbys_, [](const Standby& standby) { return standby.server.pidfd.exited(); });
   // One that is too small for a volume seen since is of no use.
   for (auto it = standbys_.begin(); it != standbys_.end();) {
-    if (it->info.arena_bytes >= arena_bytes_) {
+    if (it->server.info.arena_bytes >= arena_bytes_) {
       ++it;
       continue;
     }
-    (void)it->pidfd.kill(SIGKILL);
+    (void)it->server.pidfd.kill(SIGKILL);
     it = standbys_.erase(it);
   }
   // Nobody has asked for a volume yet: how large a standby must be is not known.
@@ -253,7 +264,11 @@ void ServerPool::fill_standbys(std::unique_lock<std::mutex>& lock) {
       spawn_not_before_ = Clock::now() + respawn_pause;
       return;
     }
-    standbys_.push_back(std::move(server).value());
+    Standby standby{std::move(server).value(), std::nullopt};
+    if (geometry_ && geometry_->buffer_bytes() <= standby.server.info.arena_bytes &&
+        standby.server.channel.send(to_json(PrepareMessage{*geometry_})))
+      standby.told = geometry_;
+    standbys_.push_back(std::move(standby));
   }
   refill_wanted_ = false;
 }
@@ -296,7 +311,7 @@ void ServerPool::run() {
       changed = true;
       // A standby that died is replaced, though not in a spin.
       for (const auto& standby : standbys_)
-        if (standby.info.id == notice.id) {
+        if (standby.server.info.id == notice.id) {
           log_->warn("operation=standby_died pid={} how=\"{}\"", notice.pid, notice.to_string());
           refill_wanted_ = true;
           spawn_not_before_ = Clock::now() + respawn_pause;

@@ -20,6 +20,7 @@
 
 #include "common/base/log.h"
 #include "node/spawner/client.h"
+#include "node/ublk/geometry.h"
 
 namespace ublk_operator {
 
@@ -36,6 +37,11 @@ struct ServerPoolOptions {
   std::function<Result<void>()> start_spawner;
 };
 
+struct AcquiredServer {
+  SpawnedServer server;
+  bool told = false;  // to prepare for the geometry; it answers, or has answered, with "prepared"
+};
+
 class ServerPool {
  public:
   // on_change: from the pool's thread, whenever a spawner was found or lost, or a server exited.
@@ -48,13 +54,15 @@ class ServerPool {
   // Waits until the first spawner answered and its servers are known. ETIMEDOUT.
   [[nodiscard]] Result<void> wait_connected(std::chrono::milliseconds timeout);
 
-  [[nodiscard]] Result<SpawnedServer> acquire(uint64_t arena_bytes);
+  // One with buffers for `geometry`, a standby where there is one.
+  [[nodiscard]] Result<AcquiredServer> acquire(const Geometry& geometry);
   // The server that `volume` had; nullopt: none lives.
   [[nodiscard]] std::optional<SpawnedServer> adopt(const std::string& volume);
   void bind(uint64_t server, const std::string& volume, uint64_t generation);
 
-  // Standbys get buffers of the largest size seen, so that one fits any volume.
-  void note_arena(uint64_t arena_bytes);
+  // Standbys get buffers of the largest size seen, so that one fits any volume, and prepare for the geometry seen last: the
+  // next volume's is most often the same.
+  void note_geometry(const Geometry& geometry);
   // A volume that needed a server is served again: now is a good time to warm the next one.
   void refill();
   // The server program was replaced: standbys of the old one serve nobody.
@@ -67,6 +75,7 @@ class ServerPool {
   void run();
   void connect_locked(std::unique_lock<std::mutex>& lock);
   void lost_locked();
+  void note_locked(const Geometry& geometry);
   static void ask_what_it_holds(SpawnedServer& server);
   void fill_standbys(std::unique_lock<std::mutex>& lock);
 
@@ -77,11 +86,16 @@ class ServerPool {
   mutable std::mutex mutex_;
   std::condition_variable connected_changed_;
   std::shared_ptr<SpawnerClient> client_;
-  std::deque<SpawnedServer> standbys_;
+  struct Standby {
+    SpawnedServer server;
+    std::optional<Geometry> told;  // to prepare for
+  };
+  std::deque<Standby> standbys_;
   std::map<std::string, SpawnedServer> adoptable_;
   std::deque<ExitNotice> exits_;
   std::set<pid_t> handed_out_;  // acquired or adopted, and not known to have ended
   uint64_t arena_bytes_ = 0;
+  std::optional<Geometry> geometry_;  // of the volume seen last
   bool refill_wanted_ = true;
   bool stopping_ = false;
   std::chrono::milliseconds retry_{0};

@@ -103,7 +103,7 @@ void VolumeWorker::add_device() {
     (void)server_->pidfd.kill(SIGKILL);
     drop_server();
   }
-  context_.pool.note_arena(geometry.buffer_bytes());
+  context_.pool.note_geometry(geometry);
   watch_device();
 }
 
@@ -113,24 +113,30 @@ void VolumeWorker::prepare_server() {
     if (!params) return failed("ParamsFailed", params.error());
     geometry_ = *params;
   }
-  auto server = context_.pool.acquire(geometry_->buffer_bytes());
-  if (!server) {
-    if (server.err() == ENOTCONN || server.err() == ECONNRESET || server.err() == EPIPE) {
+  auto acquired = context_.pool.acquire(*geometry_);
+  if (!acquired) {
+    if (acquired.err() == ENOTCONN || acquired.err() == ECONNRESET || acquired.err() == EPIPE) {
       // Not this volume's failure; the pool wakes everybody when a spawner answers again.
-      last_error_ = server.error();
+      last_error_ = acquired.error();
       pool_blocked_ = true;
       return wait_for_events(1000ms);
     }
-    return failed("SpawnFailed", server.error());
+    return failed("SpawnFailed", acquired.error());
   }
   pool_blocked_ = false;
-  server_ = std::move(*server);
+  server_ = std::move(acquired->server);
   server_state_ = Server::warming;
   prepared_for_ = *geometry_;
   server_deadline_ = Clock::now() + limits::server_ready_deadline;
-  if (auto sent = server_->channel.send(to_json(PrepareMessage{*geometry_})); !sent)
-    context_.log->warn("volume={} operation=prepare error=\"{}\"", name_, sent.error().to_string());
-  read_affinity();  // now, while the server prepares, rather than at the grant that all wait for
+  auto told =
+      acquired->told ? Result<void>() : server_->channel.send(to_json(PrepareMessage{*geometry_}));
+  if (!told)
+    context_.log->warn("volume={} operation=prepare error=\"{}\"", name_, told.error().to_string());
+  // Now, while the server prepares, rather than at the grant that all wait for.
+  const auto ticks = process_start_ticks(server_->pidfd.pid());
+  server_start_ticks_ = ticks ? *ticks : 0;
+  read_affinity();
+  process_channel();  // a standby has prepared before
 }
 
 // The driver decides it when the device is added.
@@ -150,9 +156,7 @@ void VolumeWorker::process_channel() {
     auto message = server_->channel.try_receive();
     if (!message) {
       if (message.err() == EAGAIN) return;
-      // It is dying; the pidfd tells the rest, a moment later.
-      if (server_state_ == Server::serving && lease_.step == LeaseStep::serving) expedite();
-      server_->channel.close();
+      server_->channel.close();  // it is dying; the pidfd tells the rest, a moment later
       return;
     }
     const std::string type = wire::type_of(message->body);
@@ -167,6 +171,8 @@ void VolumeWorker::process_channel() {
       last_error_ = error;
       event(true, "ServerFailed", error.to_string());
       if (recovery_needs_start_once() && lease_.recovery_begun) note_half_way(error);
+    } else if (type == "described") {
+      if (!message->fds.empty()) herald_ = std::move(message->fds.front());
     } else if (type == "stats") {
       if (auto stats = stats_from_json(message->body)) {
         {
@@ -219,6 +225,7 @@ void VolumeWorker::grant() {
       std::chrono::nanoseconds(lease_.device_spec.fault_injection.latency).count());
   read_affinity();
   message.queue_cpus = queue_cpus_;
+  message.run_first = first_until_.has_value();
   std::vector<int> fds;
   for (const auto& fd : backend->fds) fds.push_back(fd.get());
   UniqueFd hook;
@@ -232,11 +239,10 @@ void VolumeWorker::grant() {
 
   // Written before it is done: from here on this server may reach the backend.
   const pid_t pid = server_->pidfd.pid();
-  auto ticks = process_start_ticks(pid);
   lease_.generation = message.generation;
   lease_.step = LeaseStep::granted;
   lease_.holder_pid = pid;
-  lease_.holder_start_ticks = ticks ? *ticks : 0;
+  lease_.holder_start_ticks = server_start_ticks_;
   save_lease();
   close_seen_ = false;
   opened_ = false;
@@ -368,7 +374,7 @@ void VolumeWorker::serving(bool recovered) {
   const auto now = Clock::now();
   server_state_ = Server::serving;
   serving_since_ = now;
-  expedited_.reset();
+  calm();
   lease_.step = LeaseStep::serving;
   lease_.recovery_begun = false;
   lease_.stale_mapping = false;
@@ -405,6 +411,7 @@ void VolumeWorker::serving(bool recovered) {
   }
   half_way_held_since_.reset();
   forget_loss();
+  ask_for_herald();
   context_.pool.refill();
 }
 
@@ -419,7 +426,7 @@ void VolumeWorker::count_recovery(std::optional<std::chrono::microseconds> pause
 }
 
 void VolumeWorker::forget_loss() {
-  expedited_.reset();
+  calm();
   lost_at_.reset();
   let_in_at_.reset();
   lost_how_.clear();
@@ -434,7 +441,7 @@ void VolumeWorker::server_lost(bool intended) {
   process_channel();  // its last words
   drop_server();
   if (was == Server::granted || was == Server::serving) {
-    if (!intended) expedite();
+    if (!intended) hurry();
     // When every tag was fetched START_USER_RECOVERY can be repeated on every kernel.
     const bool half_way = was == Server::granted && recovery_needs_start_once() && !fetched_;
     // Nor may another server be let to such a device: it would end the recovery with the queues
@@ -456,7 +463,8 @@ void VolumeWorker::server_lost(bool intended) {
     // What the next agent must know too, see adopt().
     lease_.step =
         left_traces && lease_.device_spec.queues > 1 ? LeaseStep::granted : LeaseStep::fencing;
-    save_lease();
+    // One that served leaves nothing that its pid, which is written, does not tell the next agent; and applications wait.
+    if (was == Server::granted || intended) save_lease();
     const bool stopped = device_ && device_->state == DeviceState::dead && intended;
     if (!lost_at_ && !stopped) lost_at_ = now;
   }
@@ -498,8 +506,15 @@ bool VolumeWorker::recovery_needs_start_once() const {
   return (context_.driver.features() & flags::quiesce) == 0;
 }
 
+// What its pidfd tells some grace periods after the kill, its herald tells at once.
+void VolumeWorker::ask_for_herald() {
+  (void)server_->channel.send(
+      {{"type", "describe"}});  // one that cannot answer is known to end a little later
+}
+
 void VolumeWorker::drop_server() {
   server_.reset();
+  herald_.reset();
   server_state_ = Server::none;
 }
 
@@ -569,7 +584,7 @@ void VolumeWorker::kill_server(Why why) {
       event(false, "ServerKilled",
             "process " + std::to_string(server_->pidfd.pid()) +
                 " was killed: " + reconcile::to_string(why));
-    if (dying || why == Why::replacing_server) expedite();
+    if (dying || why == Why::replacing_server) hurry();
     (void)server_->pidfd.kill(SIGKILL);
   }
   if (!wait_server_exit(kill_timeout)) return;

@@ -140,7 +140,7 @@ bool VolumeWorker::adopt() {
   }
   if (params) {
     geometry_ = *params;
-    context_.pool.note_arena(geometry_->buffer_bytes());
+    context_.pool.note_geometry(*geometry_);
   }
   watch_device();
   if (server) {
@@ -172,6 +172,7 @@ void VolumeWorker::take_over(SpawnedServer server) {
   opened_ = true;  // the former agent may have been told
   if (live) {
     serving_since_ = Clock::now();
+    ask_for_herald();
     lease_.step = LeaseStep::serving;
     if (!lease_.lost.empty()) {  // the former agent died before it counted it
       count_recovery(std::nullopt, std::exchange(lease_.lost, {}));
@@ -190,7 +191,7 @@ void VolumeWorker::take_over(SpawnedServer server) {
 // An agent that begins finds a volume without a server.
 void VolumeWorker::note_loss() {
   if (lost_at_) return;
-  expedite();
+  hurry();
   lost_at_ = Clock::now();
   lost_how_ = lease_.lost.empty() ? "ended while no agent was running" : lease_.lost;
 }

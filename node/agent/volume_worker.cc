@@ -11,6 +11,7 @@
 
 #include "common/api/quantity.h"
 #include "common/base/limits.h"
+#include "common/base/run_first.h"
 #include "node/agent/identity.h"
 #include "node/ublk/modes.h"
 
@@ -142,6 +143,10 @@ void VolumeWorker::run() {
       wait_for_events(adopt_retry);
       continue;
     }
+    if (first_until_ && Clock::now() >= *first_until_) {
+      run_as_others();
+      first_until_.reset();
+    }
     take_mail();
     observe();
     save_what_is_unsaved();
@@ -162,7 +167,7 @@ void VolumeWorker::run() {
     else
       execute(decision);
   }
-  expedited_.reset();
+  calm();
   const std::scoped_lock lock(mail_mutex_);
   stats_waiters_.clear();
 }
@@ -403,18 +408,26 @@ void VolumeWorker::execute(const Decision& decision) {
 }
 
 void VolumeWorker::wait_for_events(std::optional<std::chrono::milliseconds> at_most) {
-  pollfd fds[4] = {{wake_event_.fd(), POLLIN, 0},
+  pollfd fds[5] = {{wake_event_.fd(), POLLIN, 0},
                    {server_ ? server_->pidfd.fd() : -1, POLLIN, 0},
                    {server_ && server_->channel.valid() ? server_->channel.fd() : -1, POLLIN, 0},
-                   {usage_ == Usage::in_use ? mount_table_.get() : -1, POLLPRI, 0}};
+                   {usage_ == Usage::in_use ? mount_table_.get() : -1, POLLPRI, 0},
+                   {herald_.get(), POLLIN, 0}};
   std::optional<std::chrono::milliseconds> limit = at_most;
   if (record_unsaved_ || lease_unsaved_) limit = std::min(limit.value_or(save_retry), save_retry);
   if (server_state_ == Server::warming) {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(server_deadline_ - Clock::now());
     limit = std::clamp(left, 0ms, limit.value_or(left < 0ms ? 0ms : left));
   }
-  const int ready =
-      ::poll(fds, 4, limit ? static_cast<int>(std::max<int64_t>(limit->count(), 0)) : -1);
+  const int timeout = limit ? static_cast<int>(std::max<int64_t>(limit->count(), 0)) : -1;
+  int ready = ::poll(fds, 5, timeout);
+  if (ready > 0 && fds[4].revents != 0) {
+    if (server_state_ == Server::serving && lease_.step == LeaseStep::serving) hurry();
+    herald_.reset();
+    // Nothing can be done for the volume before its server is dead; what that said last is read then.
+    fds[4].fd = fds[2].fd = -1;
+    if (ready == 1) ready = ::poll(fds, 5, timeout);
+  }
   wake_event_.drain();
   // Whatever ended the wait is a reason to ask the kernel again.
   still_held_ = false;
@@ -432,8 +445,17 @@ void VolumeWorker::wait_for_events(std::optional<std::chrono::milliseconds> at_m
 }
 
 // Applications wait for a device whose server is dead, or about to be. Once a loss: what a crash loop costs is bounded too.
-void VolumeWorker::expedite() {
-  if (!expedited_) expedited_.emplace(context_.grace_periods.expedite());
+void VolumeWorker::hurry() {
+  if (expedited_) return;
+  expedited_.emplace(context_.grace_periods.expedite());
+  if (context_.run_first && run_first(pthread_self()))
+    first_until_ = Clock::now() + limits::hurry_max;
+}
+
+void VolumeWorker::calm() {
+  expedited_.reset();
+  if (first_until_) run_as_others();
+  first_until_.reset();
 }
 
 // --- observing

@@ -50,6 +50,7 @@ struct WorkerContext {
   ServerPool& pool;
   WatchHub& watches;
   GracePeriods& grace_periods;
+  bool run_first;  // threads that bring a device back (common/base/run_first.h)
   EventLog& events;
   Disposable& disposable;
   const TestHooks& hooks;
@@ -127,7 +128,8 @@ class VolumeWorker {
   [[nodiscard]] reconcile::Observed observed();
   void execute(const reconcile::Decision& decision);
   void wait_for_events(std::optional<std::chrono::milliseconds> at_most);
-  void expedite();
+  void hurry();
+  void calm();
 
   // --- actions
   void add_device();
@@ -153,6 +155,7 @@ class VolumeWorker {
   void forget_loss();
   void explain_death(bool last_chance);
   void take_over(SpawnedServer server);
+  void ask_for_herald();
   void drop_server();
   void serving(bool recovered);
   void process_channel();
@@ -228,13 +231,16 @@ class VolumeWorker {
   std::string users_;
 
   std::optional<SpawnedServer> server_;
+  UniqueFd herald_;  // of a server that serves: the first to tell of its death
   reconcile::Server server_state_ = reconcile::Server::none;
   Geometry prepared_for_;  // what the server was told
-  bool opened_ = false;    // the granted server said that it opens ublkcN
-  bool fetched_ = false;   // the granted server said that it fetched every tag
+  uint64_t server_start_ticks_ = 0;
+  bool opened_ = false;   // the granted server said that it opens ublkcN
+  bool fetched_ = false;  // the granted server said that it fetched every tag
   Clock::time_point server_deadline_{};
   std::optional<Clock::time_point> serving_since_;
   std::optional<GracePeriods::Expedited> expedited_;  // from a loss to its end
+  std::optional<Clock::time_point> first_until_;      // this thread runs first
   std::optional<Clock::time_point> lost_at_;
   std::optional<Clock::time_point> let_in_at_;  // the next server, after that
   std::optional<std::chrono::microseconds> last_recovery_work_;

@@ -212,6 +212,7 @@ json to_json(const GrantMessage& message) {
           {"queue_cpus", message.queue_cpus},
           {"backend", message.backend},
           {"latency_ns", message.latency_ns},
+          {"run_first", message.run_first},
           {"halt_at", message.halt_at}};
 }
 
@@ -223,6 +224,7 @@ Result<GrantMessage> grant_from_json(const json& object) {
   fields.number("generation", message.generation);
   fields.number("device", message.device);
   fields.number("latency_ns", message.latency_ns);
+  if (object.contains("run_first")) fields.boolean("run_first", message.run_first);
   fields.string("halt_at", message.halt_at);
   if (const json* geometry = fields.object("geometry")) {
     if (auto read = geometry_from_json(*geometry))

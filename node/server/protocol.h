@@ -9,7 +9,7 @@
 //   server -> agent   fetching   all FETCH commands are submitted; or failed
 //   server -> agent   failed     the server exits with status 1
 //   agent  -> server  stats      -> stats       at any time after the grant
-//   agent  -> server  describe   -> described   what it holds, for adoption
+//   agent  -> server  describe   -> described   what it holds, for adoption; + the herald's descriptor (herald.h), if any
 //
 // Errors   a message that makes no sense ends a server that serves nothing yet (failed), and is
 //          ignored by one that serves. from_json: EPROTO (a field is missing or of another type),
@@ -65,6 +65,7 @@ struct GrantMessage {
       queue_cpus;           // one list a queue (GET_QUEUE_AFFINITY); empty: not bound
   nlohmann::json backend;   // see make_backend()
   uint64_t latency_ns = 0;  // faultInjection.latency
+  bool run_first = false;   // until every tag is fetched (run_first.h); applications wait
   // Test hook: at this point the server writes its pid and a newline to the last descriptor and
   // stops for good.
   std::string halt_at;  // "", "before_open", "after_mmap", "half_fetched"

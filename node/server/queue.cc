@@ -8,6 +8,7 @@
 #include <climits>
 #include <ctime>
 
+#include "common/base/run_first.h"
 #include "node/server/io_descriptor.h"
 
 namespace ublk_operator {
@@ -70,6 +71,8 @@ Queue::~Queue() {
   request(Step::stop);
   pthread_join(thread_, nullptr);
 }
+
+void Queue::hurry() { (void)run_first(thread_); }
 
 void Queue::attach(Backend& backend, std::vector<unsigned> cpus) {
   backend_ = &backend;
@@ -148,6 +151,7 @@ void Queue::run() {
       case Step::fetch: {
         auto fetched = fetch_here();
         const bool serving = fetched.ok() && !halt_;
+        run_as_others();
         finish_step(std::move(fetched));
         if (serving) finish(serve());
         // The thread stays: its end would cancel what it left in the driver, while other queues may

@@ -9,6 +9,7 @@
 #include <cstdio>
 
 #include "common/base/files.h"
+#include "common/base/run_first.h"
 
 namespace ublk_operator {
 namespace {
@@ -30,16 +31,22 @@ void halt_if(bool here, const UniqueFd& hook) {
 
 }  // namespace
 
-Server::Server(MessageSocket channel, Mapping arena, EventFd queue_ended)
-    : channel_(std::move(channel)), group_(std::move(queue_ended)), arena_(std::move(arena)) {}
+Server::Server(MessageSocket channel, Mapping arena, EventFd queue_ended,
+               std::unique_ptr<Herald> herald)
+    : channel_(std::move(channel)),
+      group_(std::move(queue_ended)),
+      arena_(std::move(arena)),
+      herald_(std::move(herald)) {}
 
 Server::~Server() = default;
 
 Result<std::unique_ptr<Server>> Server::create(MessageSocket channel, Mapping arena) {
   auto event = EventFd::create();
   if (!event) return std::move(event).error();
-  return std::unique_ptr<Server>(
-      new Server(std::move(channel), std::move(arena), std::move(event).value()));
+  auto herald = Herald::start();
+  return std::unique_ptr<Server>(new Server(std::move(channel), std::move(arena),
+                                            std::move(event).value(),
+                                            herald ? std::move(herald).value() : nullptr));
 }
 
 int Server::run(const ReadyMessage& ready) {
@@ -121,7 +128,7 @@ std::optional<int> Server::handle(Message message) {
     return std::nullopt;
   }
   if (type == "describe") {
-    say(to_json(described()));
+    say(to_json(described()), herald_ ? std::vector<int>{herald_->fd()} : std::vector<int>{});
     return std::nullopt;
   }
   if (type != "prepare" && type != "grant")
@@ -181,6 +188,10 @@ Result<void> Server::grant(GrantMessage message, std::vector<UniqueFd> fds) {
     fds.pop_back();
   }
   if (auto prepared = prepare(message.geometry); !prepared) return prepared;
+  if (message.run_first) {
+    (void)run_first(pthread_self());  // not allowed: a little later, then
+    for (const auto& queue : queues_) queue->hurry();
+  }
 
   // What the device promises, the backend must be able to keep.
   message.backend.emplace("size_bytes", message.geometry.size_bytes);
@@ -198,6 +209,7 @@ Result<void> Server::grant(GrantMessage message, std::vector<UniqueFd> fds) {
 
   granted_ = std::move(message);
   if (auto fetched = open_and_fetch(*granted_, hook); !fetched) return fetched;
+  run_as_others();
   fetching_ = true;
   return {};
 }
@@ -290,9 +302,9 @@ DescribedMessage Server::described() const {
   return message;
 }
 
-void Server::say(const nlohmann::json& body) const {
+void Server::say(const nlohmann::json& body, const std::vector<int>& fds) const {
   // A channel that nobody reads, or that is gone, is the other side's problem: serving goes on.
-  if (channel_.valid()) (void)channel_.send(body);
+  if (channel_.valid()) (void)channel_.send(body, fds);
 }
 
 }  // namespace ublk_operator

@@ -18,6 +18,7 @@
 
 #include "common/ipc/message_socket.h"
 #include "node/backends/backend.h"
+#include "node/server/herald.h"
 #include "node/server/memory.h"
 #include "node/server/protocol.h"
 #include "node/server/queue.h"
@@ -34,7 +35,7 @@ class Server {
   [[nodiscard]] int run(const ReadyMessage& ready);
 
  private:
-  Server(MessageSocket channel, Mapping arena, EventFd queue_ended);
+  Server(MessageSocket channel, Mapping arena, EventFd queue_ended, std::unique_ptr<Herald> herald);
 
   // What to exit with; none: go on.
   std::optional<int> read_channel();
@@ -47,7 +48,7 @@ class Server {
   Result<void> wait_for_queues();
   [[nodiscard]] StatsMessage stats(uint64_t id) const;
   [[nodiscard]] DescribedMessage described() const;
-  void say(const nlohmann::json& body) const;
+  void say(const nlohmann::json& body, const std::vector<int>& fds = {}) const;
 
   MessageSocket channel_;
   QueueGroup group_;
@@ -58,6 +59,7 @@ class Server {
   std::vector<std::unique_ptr<Queue>> queues_;
   std::optional<GrantMessage> granted_;
   bool fetching_ = false;
+  std::unique_ptr<Herald> herald_;  // none: this kernel has no such thing
 };
 
 }  // namespace ublk_operator

@@ -620,6 +620,18 @@ TEST_F(ServerKernelTest, ServerDescribesWhatItHolds) {
   EXPECT_EQ(described->device, *device_);
 }
 
+TEST_F(ServerKernelTest, HeraldOfAKilledServerSpeaks) {
+  bring_up();
+  ASSERT_FALSE(HasFatalFailure());
+  ASSERT_TRUE(server_->channel().send({{"type", "describe"}}).ok());
+  const auto described = server_->receive();
+  ASSERT_EQ(described.fds.size(), 1U);
+  pollfd herald{.fd = described.fds.front().get(), .events = POLLIN, .revents = 0};
+  EXPECT_EQ(poll(&herald, 1, 0), 0);
+  ASSERT_TRUE(server_->pidfd().kill(SIGKILL));
+  EXPECT_EQ(poll(&herald, 1, static_cast<int>(std::chrono::milliseconds(kPatience).count())), 1);
+}
+
 TEST_F(ServerKernelTest, NullBackendServes) {
   backend_ = {{"kind", "null"}};
   geometry_.queues = 2;

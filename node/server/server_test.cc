@@ -2,6 +2,8 @@
 // it answers when a grant cannot be honoured. The rest is in server_kernel_test.cc.
 #include "node/server/server.h"
 
+#include <poll.h>
+
 #include <future>
 
 #include "gtest/gtest.h"
@@ -79,6 +81,19 @@ TEST_F(ServerTest, StandbyAnswersWhatItIs) {
   ASSERT_TRUE(stats.ok());
   EXPECT_EQ(stats->id, 4u);
   EXPECT_EQ(stats->io.size(), io_op_count);
+}
+
+TEST_F(ServerTest, HeraldTellsWhenTheServerEnds) {
+  ASSERT_TRUE(agent_.send({{"type", "describe"}}).ok());
+  const auto described = agent_.receive(20s);
+  ASSERT_TRUE(described.ok());
+  if (described->fds.empty())
+    GTEST_SKIP() << "this kernel has no descriptors of threads (Linux 6.9)";
+  pollfd herald{described->fds.front().get(), POLLIN, 0};
+  EXPECT_EQ(poll(&herald, 1, 0), 0);
+  agent_.close();
+  EXPECT_EQ(status_.get(), 0);
+  EXPECT_EQ(poll(&herald, 1, 20'000), 1);
 }
 
 TEST_F(ServerTest, GrantOfADeviceThatIsNotThereFails) {

@@ -72,6 +72,9 @@ int main(int argc, char** argv) {
     const std::string type = message->body.value("type", "");
     if (type == "exit") return message->body.value("code", 0);
     if (type == "die") ::raise(message->body.value("signal", 9));
+    if (type == "prepare" &&
+        !channel.send({{"type", "prepared"}, {"geometry", message->body.at("geometry")}}))
+      return 6;
     if (type == "describe" && !channel.send(describe(arguments))) return 5;
   }
 }

@@ -23,6 +23,7 @@
 #include "common/base/strings.h"
 #include "node/spawner/client.h"
 #include "node/spawner/daemon.h"
+#include "node/spawner/test_support.h"
 #include "node/spawner/uid_pool.h"
 
 namespace ublk_operator {
@@ -31,17 +32,10 @@ namespace {
 using namespace std::chrono_literals;
 using nlohmann::json;
 
-constexpr auto patience =
-    20s;  // for things that happen at once on a machine that is not overloaded
 // include/linux/sched.h: what PR_SET_IO_FLUSHER sets.
 constexpr unsigned long pf_memalloc_noio = 0x00080000;
 
 bool is_root() { return ::geteuid() == 0; }
-
-bool wait_readable(int fd, std::chrono::milliseconds timeout = patience) {
-  pollfd p{fd, POLLIN, 0};
-  return ::poll(&p, 1, static_cast<int>(timeout.count())) == 1;
-}
 
 // "CapEff" of /proc/PID/status.
 std::string status_field(pid_t pid, const std::string& name) {
@@ -56,38 +50,6 @@ json ask(const MessageSocket& channel, const json& question) {
   if (!channel.send(question)) return {};
   auto answer = channel.receive(patience);
   return answer ? answer->body : json();
-}
-
-class TempDirectory {
- public:
-  TempDirectory() {
-    std::string pattern = ::testing::TempDir() + "spawner_test.XXXXXX";
-    if (::mkdtemp(pattern.data()) == nullptr) std::abort();
-    path_ = pattern;
-    // Servers run as other users.
-    ::chmod(path_.c_str(), 0755);
-  }
-  TempDirectory(const TempDirectory&) = delete;
-  TempDirectory& operator=(const TempDirectory&) = delete;
-  ~TempDirectory() { std::filesystem::remove_all(path_); }
-  [[nodiscard]] const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
-
-// The path of a program beside this test, wherever the build folder is mounted.
-std::string helper_program(const std::string& name) {
-  return std::filesystem::read_symlink("/proc/self/exe").parent_path().parent_path() /
-         "node/spawner" / name;
-}
-
-// The build's programs where any uid can read them, whatever the way to the build folder allows.
-std::string install_program(const std::string& program, const std::string& folder) {
-  std::string copy = folder + "/" + std::filesystem::path(program).filename().string();
-  std::filesystem::copy_file(program, copy, std::filesystem::copy_options::skip_existing);
-  ::chmod(copy.c_str(), 0755);
-  return copy;
 }
 
 std::optional<ExitNotice> next_notice(SpawnerClient& client) {

@@ -1,6 +1,8 @@
 // Whoever is killed, and whenever: the volume comes back without a manual step, and every acknowledged write is there.
 #include <gtest/gtest.h>
+#include <sched.h>
 
+#include <filesystem>
 #include <fstream>
 #include <optional>
 #include <string>
@@ -246,6 +248,39 @@ TEST(GracePeriodsTest, AreExpeditedUntilTheNextServerServesOrTheirTimeIsOver) {
   node.start_agent();
   ASSERT_TRUE(node.wait_ready("vol"));
   EXPECT_TRUE(becomes("0"));
+}
+
+// Some thread of the process runs at a real-time priority; not counted: those that the kernel makes for its rings.
+bool any_runs_first(pid_t pid) {
+  const std::string tasks = "/proc/" + std::to_string(pid) + "/task";
+  for (const auto& task : std::filesystem::directory_iterator(tasks)) {
+    const auto name = read_file(task.path() / "comm", 64);
+    if (name && !name->starts_with("iou-wrk") &&
+        ::sched_getscheduler(std::stoi(task.path().filename())) == SCHED_RR)
+      return true;
+  }
+  return false;
+}
+
+// Applications that try again and again, or just use the CPUs, do not hold up what brings their disk back; nor does that hold
+// up anybody once it is back.
+TEST(SchedulingTest, WhatBringsADeviceBackRunsFirstUntilItServes) {
+  LabNode node;
+  node.apply({});
+  ASSERT_TRUE(node.wait_ready("vol"));
+  EXPECT_FALSE(any_runs_first(node.server_pid("vol")));
+  const uint64_t before = node.get("vol").status.recovery_count;
+  node.hook("vol", "before_open");
+  node.kill_server("vol");
+  const pid_t halted = node.wait_hook("vol", "before_open");
+  ASSERT_GT(halted, 0) << node.story("vol");
+  EXPECT_TRUE(any_runs_first(halted));
+  EXPECT_TRUE(any_runs_first(node.agent_pid()));
+  node.unhook("vol", "before_open");
+  kill_and_wait(halted);
+  ASSERT_TRUE(node.wait_recovered("vol", before));
+  EXPECT_FALSE(any_runs_first(node.server_pid("vol")));
+  EXPECT_FALSE(any_runs_first(node.agent_pid()));
 }
 
 std::vector<HalfWay> half_ways() {

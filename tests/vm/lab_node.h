@@ -81,6 +81,7 @@ class LabNode {
     return "/dev/ublk/by-name/" + name;
   }
   [[nodiscard]] pid_t server_pid(const std::string& name);
+  [[nodiscard]] pid_t agent_pid() const { return agent_->pid(); }
   // SIGKILL to the server of the volume; returns when it is dead.
   void kill_server(const std::string& name);
 
