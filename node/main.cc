@@ -151,19 +151,19 @@ Result<std::unique_ptr<ClusterLink>> make_cluster_link(const NodeOptions& option
 
 // What an agent shows over HTTP. Stopped before the agent ends.
 struct Telemetry {
-  std::atomic<bool> ready = false;  // the volumes of the last life are known again
   metrics::Registry registry;
   std::optional<NodeMetrics> metrics;
   std::unique_ptr<http::HttpServer> server;
 
-  [[nodiscard]] Result<void> start(const std::string& address, VolumeService& agent,
+  [[nodiscard]] Result<void> start(const std::string& address, Agent& agent,
                                    std::function<std::chrono::milliseconds()> heard_before) {
     metrics.emplace(registry, agent, std::move(heard_before));
     http::Pages pages;
     pages["/healthz"] = [] { return http::Reply{200, "ok\n"}; };
-    pages["/readyz"] = [this] {
-      return ready ? http::Reply{200, "ok\n"}
-                   : http::Reply{503, "not every volume of the last life is known yet\n"};
+    pages["/readyz"] = [&agent] {
+      return agent.has_settled()
+                 ? http::Reply{200, "ok\n"}
+                 : http::Reply{503, "not every volume that was served before is served again\n"};
     };
     pages["/metrics"] = [this] {
       metrics->refresh();
@@ -204,8 +204,7 @@ int run_agent(NodeOptions& options, bool with_spawner) {
   options.agent.on_failure = [&telemetry](const std::string& reason) {
     NodeMetrics::count_failure(telemetry.registry, reason);
   };
-  options.agent.on_ready = [&telemetry, logger = *log] {
-    telemetry.ready = true;
+  options.agent.on_ready = [logger = *log] {
     if (auto told = sd_notify("READY=1"); !told)
       logger->warn("operation=sd_notify error=\"{}\"", told.error().to_string());
   };

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <condition_variable>
+#include <set>
 
 #include "common/api/quantity.h"
 #include "common/base/files.h"
@@ -18,6 +19,7 @@
 namespace ublk_operator {
 
 using namespace std::chrono_literals;
+using reconcile::Why;
 
 namespace {
 
@@ -151,8 +153,59 @@ Result<void> Agent::adopt_last_life() {
   for (const auto& [name, backend] : store_->leased_backends()) backends_->reserve(name, backend);
   for (const auto& record : loaded->volumes)
     if (record.backend) backends_->reserve(record.volume.metadata.name, *record.backend);
-  for (auto& record : loaded->volumes) add_worker(std::move(record));
+  for (auto& record : loaded->volumes) {
+    await_if_served(record);
+    add_worker(std::move(record));
+  }
   return {};
+}
+
+// A volume that had no server before cannot tell whether servers start in this life.
+void Agent::await_if_served(const VolumeRecord& record) {
+  if (record.removing || record.stopped || !record.volume.spec.running) return;
+  const std::string& name = record.volume.metadata.name;
+  const auto lease = store_->load_lease(name);
+  if (!lease || (lease->step != LeaseStep::serving && lease->lost.empty())) return;
+  const std::scoped_lock lock(board_mutex_);
+  awaited_.emplace(name, std::nullopt);
+}
+
+namespace {
+// Served, or without a server for a reason that lies elsewhere.
+bool has_verdict(const Volume& volume,
+                 std::optional<std::chrono::steady_clock::time_point>& releasing_since) {
+  using reconcile::to_string;
+  const auto* ready = condition_of(volume, "Ready");
+  if (ready == nullptr) return false;
+  if (ready->status == ConditionStatus::yes) return true;
+  if (ready->reason == to_string(Why::device_releasing)) {
+    // For a moment in every recovery; for longer it is the old server's I/O that does not end.
+    const auto now = std::chrono::steady_clock::now();
+    if (!releasing_since) releasing_since = now;
+    return now - *releasing_since >= limits::release_warn_after;
+  }
+  releasing_since.reset();
+  static const std::set<std::string> of_servers{to_string(Why::starting),
+                                                to_string(Why::server_starting),
+                                                to_string(Why::recovering),
+                                                to_string(Why::back_off),
+                                                to_string(Why::server_dying),
+                                                to_string(Why::replacing_server),
+                                                to_string(Why::deadline_exceeded),
+                                                to_string(Why::recovery_impossible),
+                                                "CrashLoop"};
+  return !of_servers.contains(ready->reason);
+}
+}  // namespace
+
+bool Agent::has_settled() {
+  const std::scoped_lock lock(board_mutex_);
+  for (auto awaited = awaited_.begin(); awaited != awaited_.end();) {
+    const auto volume = board_.find(awaited->first);
+    const bool settled = volume != board_.end() && has_verdict(volume->second, awaited->second);
+    awaited = settled ? awaited_.erase(awaited) : std::next(awaited);
+  }
+  return known_ && awaited_.empty();
 }
 
 Result<void> Agent::find_devices() {
@@ -216,6 +269,10 @@ Result<void> Agent::run(int stop_fd) {
   if (program) program_watch_ = std::move(*program);
   if (!driver_.there())
     if (auto watched = watch_for_driver(); !watched) return watched;
+  {
+    const std::scoped_lock lock(board_mutex_);
+    known_ = true;
+  }
   if (options_.on_ready) options_.on_ready();
 
   bool retry_driver = false;
@@ -363,6 +420,10 @@ void Agent::publish(const std::string& name, std::optional<Volume> volume) {
     board_[name] = *volume;
   else
     board_.erase(name);
+  // A volume that serves for a moment at a time has served.
+  if (const auto awaited = awaited_.find(name);
+      awaited != awaited_.end() && (!volume || has_verdict(*volume, awaited->second)))
+    awaited_.erase(awaited);
   for (const auto& [id, on_change] : watchers_) on_change(name, volume);
   if (!volume) wake_.signal();
 }

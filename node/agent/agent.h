@@ -56,6 +56,9 @@ class Agent : public VolumeService {
   [[nodiscard]] static Result<std::unique_ptr<Agent>> create(AgentOptions options, Logger log);
   ~Agent() override;
 
+  // The volumes of the last life are known, and those that were served in it are served again, or wait for something else than
+  // their server: the backend, the kernel, somebody's wish. From then on it stays so. False where servers cannot start.
+  [[nodiscard]] bool has_settled();
   // Until `stop_fd` is readable. Servers and devices stay as they are.
   [[nodiscard]] Result<void> run(int stop_fd);
 
@@ -83,6 +86,7 @@ class Agent : public VolumeService {
   [[nodiscard]] VolumeRecord new_record(const std::string& name, const std::string& uid) const;
   void apply_view(const SourceView& view);
   void report(const std::vector<Problem>& problems);
+  void await_if_served(const VolumeRecord& record);
   void add_worker(VolumeRecord record);
   void wake_all(bool reset);
   void reap_finished();
@@ -122,6 +126,9 @@ class Agent : public VolumeService {
   std::map<std::string, Volume> board_;
   std::map<uint64_t, OnChange> watchers_;
   uint64_t next_watcher_ = 1;
+  bool known_ = false;  // the volumes of the last life
+  // Those of them that were served and are not seen to have settled; since when the kernel has been releasing their device.
+  std::map<std::string, std::optional<std::chrono::steady_clock::time_point>> awaited_;
 };
 
 }  // namespace ublk_operator

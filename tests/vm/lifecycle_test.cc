@@ -387,8 +387,9 @@ class CrashLoopTest : public ::testing::Test {
   CrashLoopTest() {
     EXPECT_EQ(
         shell("install -D -m 755 \"$(command -v ublk-server)\" /tmp/ublk-programs/ublk-server"), 0);
-    node_.emplace(LabNode::Options{
-        .standbys = 0, .agent_arguments = {"--server", "/tmp/ublk-programs/ublk-server"}});
+    node_.emplace(LabNode::Options{.standbys = 0,
+                                   .agent_arguments = {"--server", "/tmp/ublk-programs/ublk-server",
+                                                       "--listen", "127.0.0.1:18099"}});
     node_->apply(patient_);
     EXPECT_TRUE(node_->wait_ready("vol"));
   }
@@ -408,6 +409,14 @@ class CrashLoopTest : public ::testing::Test {
     ASSERT_TRUE(node_->wait_condition("vol", "Ready", "False", "CrashLoop"));
   }
 
+  // "HTTP/1.1 200 OK"
+  static std::string readiness() {
+    return shell_output(
+        "bash -c 'exec 3<>/dev/tcp/127.0.0.1/18099 && printf \"GET /readyz HTTP/1.1\\r\\nHost: "
+        "node\\r\\nConnection: "
+        "close\\r\\n\\r\\n\" >&3 && head -n 1 <&3'");
+  }
+
   ManifestOptions patient_{
       .mode = "Reissue\n    maxRestarts: 1\n    backOff: {initial: 300s, max: 300s}"};
   std::optional<LabNode> node_;
@@ -423,6 +432,23 @@ TEST_F(CrashLoopTest, EndsWhenAnotherProgramComes) {
   EXPECT_EQ(waits.get(), 0);
   EXPECT_EQ(disk.verify(1, 1), 0);
   EXPECT_EQ(disk.verify(2, 2), 0);
+}
+
+// A DaemonSet's update goes on to the next node when a pod is ready: not with an image whose servers do not start.
+TEST_F(CrashLoopTest, AnAgentIsReadyOnlyWhenWhatWasServedIsServedAgain) {
+  const pid_t server = node_->server_pid("vol");
+  node_->kill_agent();
+  replace_program("/bin/false");
+  kill_and_wait(server);
+  node_->start_agent();
+  ASSERT_TRUE(node_->wait_condition("vol", "Ready", "False", "CrashLoop"));
+  EXPECT_NE(readiness().find(" 503 "), std::string::npos) << readiness();
+  replace_program("\"$(command -v ublk-server)\"");
+  ASSERT_TRUE(node_->wait_recovered("vol", 0));
+  EXPECT_NE(readiness().find(" 200 "), std::string::npos) << readiness();
+  begin_to_crash();
+  EXPECT_NE(readiness().find(" 200 "), std::string::npos)
+      << "that is the volume's matter, not the update's";
 }
 
 TEST_F(CrashLoopTest, ASpecThatChangesBeginsAnew) {
