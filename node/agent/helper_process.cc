@@ -45,8 +45,17 @@ Result<HelperProcess> HelperProcess::start(const std::string& program,
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, input.get(), STDOUT_FILENO);
+  // Whatever the thread that needs it is at the moment (common/base/run_first.h).
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  const sched_param ordinary{};
+  posix_spawnattr_setschedpolicy(&attributes, SCHED_OTHER);
+  posix_spawnattr_setschedparam(&attributes, &ordinary);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSCHEDULER);
   pid_t pid = -1;
-  const int failed = ::posix_spawn(&pid, program.c_str(), &actions, nullptr, argv.data(), environ);
+  const int failed =
+      ::posix_spawn(&pid, program.c_str(), &actions, &attributes, argv.data(), environ);
+  posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);
   if (failed != 0) return Error{failed, "spawn", what, "cannot run " + program};
 

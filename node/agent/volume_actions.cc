@@ -152,7 +152,9 @@ void VolumeWorker::read_affinity() {
 }
 
 void VolumeWorker::process_channel() {
-  while (server_) {
+  // One that talks without end keeps its own volume busy, and this thread ordinary.
+  constexpr int messages_max = 64;
+  for (int count = 0; server_ && count < messages_max; ++count) {
     auto message = server_->channel.try_receive();
     if (!message) {
       if (message.err() == EAGAIN) return;
@@ -172,7 +174,8 @@ void VolumeWorker::process_channel() {
       event(true, "ServerFailed", error.to_string());
       if (recovery_needs_start_once() && lease_.recovery_begun) note_half_way(error);
     } else if (type == "described") {
-      if (!message->fds.empty()) herald_ = std::move(message->fds.front());
+      if (herald_asked_ && !message->fds.empty()) herald_ = std::move(message->fds.front());
+      herald_asked_ = false;
     } else if (type == "stats") {
       if (auto stats = stats_from_json(message->body)) {
         {
@@ -243,6 +246,8 @@ void VolumeWorker::grant() {
   lease_.step = LeaseStep::granted;
   lease_.holder_pid = pid;
   lease_.holder_start_ticks = server_start_ticks_;
+  // Whatever becomes of this one: the next agent knows that the volume was served, and how that ended.
+  if (lost_at_ && lease_.lost.empty()) lease_.lost = lost_how_.empty() ? "ended" : lost_how_;
   save_lease();
   close_seen_ = false;
   opened_ = false;
@@ -463,7 +468,7 @@ void VolumeWorker::server_lost(bool intended) {
     // What the next agent must know too, see adopt().
     lease_.step =
         left_traces && lease_.device_spec.queues > 1 ? LeaseStep::granted : LeaseStep::fencing;
-    // One that served leaves nothing that its pid, which is written, does not tell the next agent; and applications wait.
+    // That one served, and is dead, its pid tells the next agent, which is written; and applications wait.
     if (was == Server::granted || intended) save_lease();
     const bool stopped = device_ && device_->state == DeviceState::dead && intended;
     if (!lost_at_ && !stopped) lost_at_ = now;
@@ -508,8 +513,9 @@ bool VolumeWorker::recovery_needs_start_once() const {
 
 // What its pidfd tells some grace periods after the kill, its herald tells at once.
 void VolumeWorker::ask_for_herald() {
-  (void)server_->channel.send(
-      {{"type", "describe"}});  // one that cannot answer is known to end a little later
+  herald_asked_ = true;
+  // One that cannot answer is known to end a little later.
+  (void)server_->channel.send({{"type", "describe"}});
 }
 
 void VolumeWorker::drop_server() {

@@ -232,6 +232,7 @@ class VolumeWorker {
 
   std::optional<SpawnedServer> server_;
   UniqueFd herald_;  // of a server that serves: the first to tell of its death
+  bool herald_asked_ = false;
   reconcile::Server server_state_ = reconcile::Server::none;
   Geometry prepared_for_;  // what the server was told
   uint64_t server_start_ticks_ = 0;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -210,6 +211,9 @@ Result<void> Server::grant(GrantMessage message, std::vector<UniqueFd> fds) {
   granted_ = std::move(message);
   if (auto fetched = open_and_fetch(*granted_, hook); !fetched) return fetched;
   run_as_others();
+  // For good: whoever takes this process over later does not run before others.
+  const rlimit ordinary{.rlim_cur = 0, .rlim_max = 0};
+  (void)setrlimit(RLIMIT_RTPRIO, &ordinary);
   fetching_ = true;
   return {};
 }
