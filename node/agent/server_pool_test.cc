@@ -48,16 +48,21 @@ class ServerPoolTest : public ::testing::Test {
     stop_.signal();
     if (spawner_.joinable()) spawner_.join();
   }
-  // The only server, when it has answered `type`: the spawner hands out copies of its channel.
-  std::optional<SpawnedServer> server_that_said(const std::string& type) {
+  // A standby that has prepared for a queue depth of 8. What it says is read from a copy of its channel, which the spawner
+  // hands out.
+  void await_standby() {
+    pool_->note_geometry(geometry_of(8));
     const auto until = std::chrono::steady_clock::now() + patience;
-    while (std::chrono::steady_clock::now() < until) {
+    while (!standby_ && std::chrono::steady_clock::now() < until) {
       auto servers = beside_->list(patience);
       if (!servers || servers->empty()) continue;
-      while (auto message = servers->front().channel.receive(patience))
-        if (message->body.at("type") == type) return std::move(servers->front());
+      while (auto message = servers->front().channel.receive(patience)) {
+        if (message->body.at("type") != "prepared") continue;
+        standby_ = std::move(servers->front());
+        break;
+      }
     }
-    return std::nullopt;
+    ASSERT_TRUE(standby_.has_value());
   }
 
   TempDirectory directory_;
@@ -65,35 +70,33 @@ class ServerPoolTest : public ::testing::Test {
   std::thread spawner_;
   std::unique_ptr<ServerPool> pool_;
   std::unique_ptr<SpawnerClient> beside_;
+  std::optional<SpawnedServer> standby_;
 };
 
 TEST_F(ServerPoolTest, AStandbyPreparesBeforeAnyVolumeNeedsIt) {
-  pool_->note_geometry(geometry_of(8));
-  const auto standby = server_that_said("prepared");
-  ASSERT_TRUE(standby.has_value());
+  await_standby();
+  ASSERT_FALSE(HasFatalFailure());
   auto acquired = pool_->acquire(geometry_of(8));
   ASSERT_TRUE(acquired.ok()) << acquired.error().to_string();
-  EXPECT_EQ(acquired->server.info.pid, standby->info.pid);
+  EXPECT_EQ(acquired->server.info.pid, standby_->info.pid);
   EXPECT_TRUE(acquired->told);
 }
 
 TEST_F(ServerPoolTest, AStandbyOfAnotherGeometryIsTakenAndToldAnew) {
-  pool_->note_geometry(geometry_of(8));
-  const auto standby = server_that_said("prepared");
-  ASSERT_TRUE(standby.has_value());
+  await_standby();
+  ASSERT_FALSE(HasFatalFailure());
   auto acquired = pool_->acquire(geometry_of(4));
   ASSERT_TRUE(acquired.ok()) << acquired.error().to_string();
-  EXPECT_EQ(acquired->server.info.pid, standby->info.pid);
+  EXPECT_EQ(acquired->server.info.pid, standby_->info.pid);
   EXPECT_FALSE(acquired->told);
 }
 
 TEST_F(ServerPoolTest, WhatNoStandbyHasRoomForGetsAServerOfItsOwn) {
-  pool_->note_geometry(geometry_of(8));
-  const auto standby = server_that_said("prepared");
-  ASSERT_TRUE(standby.has_value());
+  await_standby();
+  ASSERT_FALSE(HasFatalFailure());
   auto acquired = pool_->acquire(geometry_of(16));
   ASSERT_TRUE(acquired.ok()) << acquired.error().to_string();
-  EXPECT_NE(acquired->server.info.pid, standby->info.pid);
+  EXPECT_NE(acquired->server.info.pid, standby_->info.pid);
   EXPECT_EQ(acquired->server.info.arena_bytes, geometry_of(16).buffer_bytes());
   EXPECT_FALSE(acquired->told);
 }
