@@ -6,8 +6,10 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 
+#include <atomic>
 #include <boost/asio/ssl.hpp>
 #include <cerrno>
+#include <future>
 #include <mutex>
 #include <streambuf>
 
@@ -24,13 +26,45 @@ namespace {
 constexpr size_t token_bytes_max = 64 << 10;
 constexpr int status_ok = 200;
 
+// Gives a request up once nothing was heard for as long as it is allowed. The library's own timeout
+// does not do: it closes the connection, and the library may take that for the server's doing and
+// send the request again, through the next connection, with all its time anew.
+class Silence {
+ public:
+  Silence(std::chrono::seconds allowed, std::function<void()> give_up)
+      : allowed_(allowed), give_up_(std::move(give_up)), heard_(Clock::now()) {}
+  void heard() { heard_ = Clock::now(); }
+  [[nodiscard]] bool passed() const { return passed_; }
+  // Until the task has an outcome; being given up is one.
+  template <typename T>
+  void await(const pplx::task<T>& task) {
+    const auto outcome = std::make_shared<std::promise<void>>();
+    task.then([outcome](const pplx::task<T>&) { outcome->set_value(); });
+    const auto known = outcome->get_future();
+    while (!passed_ && known.wait_until(heard_.load() + allowed_) != std::future_status::ready) {
+      if (Clock::now() < heard_.load() + allowed_) continue;
+      passed_ = true;
+      give_up_();
+    }
+    known.wait();
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  const std::chrono::seconds allowed_;
+  const std::function<void()> give_up_;
+  std::atomic<Clock::time_point> heard_;
+  bool passed_ = false;
+};
+
 // Where a body goes, as it comes: bounded, and cut into lines if somebody wants them.
 class BodySink : public std::streambuf {
  public:
   // `give_up`: ends the request. A stream that takes no more bytes does not: the library would go on
-  // to wait for its timeout.
-  BodySink(const std::function<bool(std::string_view)>* on_line, std::function<void()> give_up)
-      : on_line_(on_line), give_up_(std::move(give_up)) {}
+  // to wait.
+  BodySink(const std::function<bool(std::string_view)>* on_line, Silence& silence,
+           std::function<void()> give_up)
+      : on_line_(on_line), silence_(silence), give_up_(std::move(give_up)) {}
   void lines_wanted(bool wanted) {
     const std::scoped_lock lock(mutex_);
     lines_ = wanted && on_line_ != nullptr;
@@ -50,6 +84,7 @@ class BodySink : public std::streambuf {
 
  protected:
   std::streamsize xsputn(const char* data, std::streamsize count) override {
+    silence_.heard();
     const std::scoped_lock lock(mutex_);
     kept_.append(data, static_cast<size_t>(count));
     const bool wanted = !lines_ || take_lines();
@@ -77,6 +112,7 @@ class BodySink : public std::streambuf {
   }
 
   const std::function<bool(std::string_view)>* on_line_;
+  Silence& silence_;
   const std::function<void()> give_up_;
   std::mutex mutex_;
   std::string kept_;
@@ -177,17 +213,24 @@ class CppRestTransport final : public Transport {
   }
 
  private:
-  // A client keeps its connections; what was idle for one silence is tried again by the caller.
-  std::shared_ptr<http::client::http_client> client(std::chrono::seconds silence) {
+  using Client = std::shared_ptr<http::client::http_client>;
+
+  // It keeps idle connections for the next requests.
+  Client client() {
     const std::scoped_lock lock(mutex_);
-    auto& known = clients_[silence];
-    if (known) return known;
+    if (client_) return client_;
     http::client::http_client_config config;
-    config.set_timeout(silence);  // of silence: it starts anew with whatever comes
+    config.set_timeout(std::chrono::hours(1));  // never: see Silence
     config.set_ssl_context_callback([this](boost::asio::ssl::context& tls) { set_up(tls); });
     config.set_tlsext_sni_enabled(false);  // see ServerIdentity
-    known = std::make_shared<http::client::http_client>(web::uri(config_.server), config);
-    return known;
+    client_ = std::make_shared<http::client::http_client>(web::uri(config_.server), config);
+    return client_;
+  }
+  // With its idle connections: where one went silent, as in a failover, the others have too. Requests
+  // under way end as they will.
+  void drop(const Client& client) {
+    const std::scoped_lock lock(mutex_);
+    if (client_ == client) client_.reset();
   }
 
   void set_up(boost::asio::ssl::context& tls) const {
@@ -211,7 +254,7 @@ class CppRestTransport final : public Transport {
     return std::string(trim(*text));
   }
 
-  Result<HttpResponse> run(const HttpRequest& request, std::chrono::seconds silence,
+  Result<HttpResponse> run(const HttpRequest& request, std::chrono::seconds silence_allowed,
                            const Cancel& cancel,
                            const std::function<bool(std::string_view)>* on_line) {
     const auto fail = [&](int err, const std::string& detail) {
@@ -221,8 +264,10 @@ class CppRestTransport final : public Transport {
     if (!bearer) return std::move(bearer).error();
     const pplx::cancellation_token_source given_up;
     const auto linked = cancel.on_cancel([given_up] { given_up.cancel(); });
-    BodySink sink(on_line, [&given_up] { given_up.cancel(); });
+    Silence silence(silence_allowed, [&given_up] { given_up.cancel(); });
+    BodySink sink(on_line, silence, [&given_up] { given_up.cancel(); });
     std::ostream out(&sink);
+    const Client through = client();
     try {
       http::http_request message(request.method);
       message.set_request_uri(web::uri(request.path));
@@ -231,10 +276,15 @@ class CppRestTransport final : public Transport {
       if (!bearer->empty()) message.headers().add("Authorization", "Bearer " + *bearer);
       if (!request.content_type.empty()) message.set_body(request.body, request.content_type);
       message.set_response_stream(concurrency::streams::stdio_ostream<uint8_t>(out));
-      auto response = client(silence)->request(message, given_up.get_token()).get();
+      const auto asked = through->request(message, given_up.get_token());
+      silence.await(asked);
+      auto response = asked.get();
+      silence.heard();
       sink.lines_wanted(response.status_code() == status_ok);
       if (sink.refused()) given_up.cancel();
-      response.content_ready().wait();
+      const auto ready = response.content_ready();
+      silence.await(ready);
+      ready.wait();
       HttpResponse answer;
       answer.status = response.status_code();
       sink.last_line();
@@ -244,6 +294,11 @@ class CppRestTransport final : public Transport {
       if (sink.refused()) return HttpResponse{status_ok, ""};
       if (sink.too_large()) return fail(EFBIG, "the answer is larger than this program takes");
       if (cancel.canceled()) return fail(ECANCELED, "");
+      if (silence.passed()) {
+        drop(through);
+        return fail(ETIMEDOUT, "nothing was heard from the server for " +
+                                   std::to_string(silence_allowed.count()) + " s");
+      }
       if (const std::string refusal = identity_->take_refusal(); !refusal.empty())
         return fail(EACCES, refusal);
       return fail(errno_of(problem), problem.what());
@@ -251,16 +306,13 @@ class CppRestTransport final : public Transport {
   }
 
   static int errno_of(const std::exception& problem) {
-    const auto* known = dynamic_cast<const http::http_exception*>(&problem);
-    if (known == nullptr) return EIO;
-    if (known->error_code() == std::make_error_condition(std::errc::timed_out)) return ETIMEDOUT;
-    return ENOTCONN;
+    return dynamic_cast<const http::http_exception*>(&problem) != nullptr ? ENOTCONN : EIO;
   }
 
   ClusterConfig config_;
   std::unique_ptr<ServerIdentity> identity_;
   std::mutex mutex_;
-  std::map<std::chrono::seconds, std::shared_ptr<http::client::http_client>> clients_;
+  Client client_;
 };
 
 }  // namespace

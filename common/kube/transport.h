@@ -5,6 +5,8 @@
 //          reached, or the connection broke; ETIMEDOUT: nothing was heard for `silence`; ECANCELED;
 //          EFBIG: the body is larger than body_bytes_max; EACCES: the server's certificate is not
 //          one of the configured authority; EIO: what came is not HTTP.
+// Bounds   idle connections are kept for the next calls, and all given up with the first that is
+//          silent, so that the call after it goes through a new one.
 // Threads  any.
 #pragma once
 #include <chrono>

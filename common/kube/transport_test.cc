@@ -16,6 +16,8 @@
 #include <fstream>
 #include <functional>
 #include <future>
+#include <latch>
+#include <list>
 #include <thread>
 #include <vector>
 
@@ -26,11 +28,42 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// One connection on loopback, served by the test.
+// A server on loopback whose connections are served by the test's script, each in a thread.
 class Peer {
  public:
-  using Script = std::function<void(Peer& peer)>;
-  explicit Peer(Script script) : listener_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  class Connection {
+   public:
+    Connection(UniqueFd fd, int nth) : number(nth), fd_(std::move(fd)) {}
+    const int number;  // from 0, in the order of their coming
+    void send(const std::string& text) const {
+      (void)::send(fd_.get(), text.data(), text.size(), MSG_NOSIGNAL);
+    }
+    void answer(int status, const std::string& body) const {
+      send("HTTP/1.1 " + std::to_string(status) +
+           " X\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body);
+    }
+    void begin_chunks() const { send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"); }
+    void chunk(const std::string& text) const {
+      char size[16];
+      std::snprintf(size, sizeof size, "%zx\r\n", text.size());
+      send(size + text + "\r\n");
+    }
+    // Until the other side closes.
+    void hang() const {
+      char byte = 0;
+      while (::recv(fd_.get(), &byte, 1, 0) > 0) {
+      }
+    }
+
+   private:
+    friend class Peer;
+    UniqueFd fd_;
+    std::string request_;
+  };
+  // Runs once the first request is there.
+  using Script = std::function<void(Connection& connection)>;
+  explicit Peer(Script script)
+      : script_(std::move(script)), listener_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -39,67 +72,60 @@ class Peer {
     EXPECT_EQ(::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
     port_ = ntohs(address.sin_port);
     EXPECT_EQ(::listen(listener_.get(), 4), 0);
-    thread_ = std::thread([this, script = std::move(script)] {
-      connection_.reset(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-      if (!connection_.valid()) return;
-      char buffer[4096];
-      while (request_.find("\r\n\r\n") == std::string::npos) {
-        const ssize_t n = ::recv(connection_.get(), buffer, sizeof buffer, 0);
-        if (n <= 0) return;
-        request_.append(buffer, static_cast<size_t>(n));
-      }
-      script(*this);
-      connection_.reset();
-    });
+    acceptor_ = std::thread([this] { accept(); });
   }
-  ~Peer() {
-    ::shutdown(listener_.get(), SHUT_RDWR);
-    if (thread_.joinable()) thread_.join();
-  }
+  ~Peer() { end(); }
   Peer(const Peer&) = delete;
   Peer& operator=(const Peer&) = delete;
 
-  void send(const std::string& text) const {
-    (void)::send(connection_.get(), text.data(), text.size(), MSG_NOSIGNAL);
-  }
-  void answer(int status, const std::string& body) const {
-    send("HTTP/1.1 " + std::to_string(status) +
-         " X\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body);
-  }
-  void begin_chunks() const { send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"); }
-  void chunk(const std::string& text) const {
-    char size[16];
-    std::snprintf(size, sizeof size, "%zx\r\n", text.size());
-    send(size + text + "\r\n");
-  }
-  // Until the other side closes.
-  void hang() const {
-    char byte = 0;
-    while (::recv(connection_.get(), &byte, 1, 0) > 0) {
-    }
-  }
   [[nodiscard]] std::unique_ptr<Transport> transport(ClusterConfig config = {}) const {
     config.server = "http://127.0.0.1:" + std::to_string(port_);
     auto made = make_transport(config);
     EXPECT_TRUE(made.ok());
     return std::move(made).value();
   }
-  // Once the script ran.
+  // The first connection's, once the scripts ran; no connection is accepted any more.
   [[nodiscard]] const std::string& request() {
-    if (thread_.joinable()) thread_.join();
-    return request_;
+    end();
+    return connections_.front().request_;
   }
 
  private:
+  void accept() {
+    for (int number = 0;; ++number) {
+      UniqueFd fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+      if (!fd.valid()) return;
+      auto& connection = connections_.emplace_back(std::move(fd), number);
+      threads_.emplace_back([this, &connection] { serve(connection); });
+    }
+  }
+  void serve(Connection& connection) {
+    char buffer[4096];
+    while (connection.request_.find("\r\n\r\n") == std::string::npos) {
+      const ssize_t n = ::recv(connection.fd_.get(), buffer, sizeof buffer, 0);
+      if (n <= 0) return;
+      connection.request_.append(buffer, static_cast<size_t>(n));
+    }
+    script_(connection);
+    ::shutdown(connection.fd_.get(), SHUT_RDWR);
+  }
+  void end() {
+    if (!acceptor_.joinable()) return;
+    ::shutdown(listener_.get(), SHUT_RDWR);
+    acceptor_.join();
+    for (auto& thread : threads_) thread.join();
+  }
+
+  const Script script_;
   UniqueFd listener_;
-  UniqueFd connection_;
   int port_ = 0;
-  std::string request_;
-  std::thread thread_;
+  std::list<Connection> connections_;  // of the acceptor, until it ends
+  std::vector<std::thread> threads_;
+  std::thread acceptor_;
 };
 
 TEST(TransportTest, AnAnswerOfAnyStatusIsAnAnswer) {
-  Peer peer([](Peer& p) { p.answer(429, "slow down"); });
+  Peer peer([](Peer::Connection& p) { p.answer(429, "slow down"); });
   const auto response = peer.transport()->call({"GET", "/x?a=b%2Fc", "", ""}, 5s, Cancel());
   ASSERT_TRUE(response.ok()) << response.error().to_string();
   EXPECT_EQ(response->status, 429);
@@ -112,7 +138,7 @@ TEST(TransportTest, TheTokenIsReadAnewForEachRequest) {
   ClusterConfig config;
   config.token_file = file;
   std::ofstream(file) << "first\n";
-  Peer one([](Peer& p) { p.answer(200, "{}"); });
+  Peer one([](Peer::Connection& p) { p.answer(200, "{}"); });
   const auto transport = one.transport(config);
   std::ofstream(file) << "second\n";
   (void)transport->call({"PATCH", "/y", "application/json", "{}"}, 5s, Cancel());
@@ -122,7 +148,7 @@ TEST(TransportTest, TheTokenIsReadAnewForEachRequest) {
 
 TEST(TransportTest, LinesOfAWatchComeAsTheyAreSent) {
   std::promise<void> go_on;
-  Peer peer([&](Peer& p) {
+  Peer peer([&](Peer::Connection& p) {
     p.begin_chunks();
     p.chunk("one\ntw");
     (void)go_on.get_future().wait_for(10s);
@@ -143,7 +169,7 @@ TEST(TransportTest, LinesOfAWatchComeAsTheyAreSent) {
 }
 
 TEST(TransportTest, ARefusedWatchSaysWhyInItsBody) {
-  Peer peer([](Peer& p) { p.answer(410, "{\"code\":410}"); });
+  Peer peer([](Peer::Connection& p) { p.answer(410, "{\"code\":410}"); });
   int lines = 0;
   const auto response =
       peer.transport()->stream({"GET", "/w", "", ""}, 5s, Cancel(), [&](std::string_view) {
@@ -157,7 +183,7 @@ TEST(TransportTest, ARefusedWatchSaysWhyInItsBody) {
 }
 
 TEST(TransportTest, AWatchThatHangsSilentlyIsFound) {
-  Peer peer([](Peer& p) {
+  Peer peer([](Peer::Connection& p) {
     p.begin_chunks();
     p.chunk("one\n");
     p.hang();
@@ -169,8 +195,29 @@ TEST(TransportTest, AWatchThatHangsSilentlyIsFound) {
   EXPECT_LT(std::chrono::steady_clock::now() - begun, 20s);
 }
 
+// A failover, or a firewall that forgot: what was kept for the next calls is as silent.
+TEST(TransportTest, OfSeveralSilentConnectionsOnlyTheFirstCostsTime) {
+  std::latch both(2);
+  Peer peer([&both](Peer::Connection& p) {
+    if (p.number < 2) both.arrive_and_wait();  // neither is there for the other's request
+    p.answer(200, std::to_string(p.number));
+    p.hang();
+  });
+  const auto transport = peer.transport();
+  const auto call = [&transport] { return transport->call({"GET", "/x", "", ""}, 2s, Cancel()); };
+  auto other = std::async(std::launch::async, call);
+  ASSERT_TRUE(call().ok());
+  ASSERT_TRUE(other.get().ok());
+  const auto begun = std::chrono::steady_clock::now();
+  EXPECT_EQ(call().err(), ETIMEDOUT);
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, 3900ms) << "silent twice";
+  const auto response = call();
+  ASSERT_TRUE(response.ok()) << response.error().to_string();
+  EXPECT_EQ(response->body, "2");
+}
+
 TEST(TransportTest, AConnectionCutInTheMiddleIsAnError) {
-  Peer peer([](Peer& p) {
+  Peer peer([](Peer::Connection& p) {
     p.begin_chunks();
     p.chunk("one\n");
     p.send("ff\r\nhalf");
@@ -182,7 +229,7 @@ TEST(TransportTest, AConnectionCutInTheMiddleIsAnError) {
 
 TEST(TransportTest, CancelEndsACallThatHangs) {
   Cancel cancel;
-  Peer peer([&](Peer& p) {
+  Peer peer([&](Peer::Connection& p) {
     cancel.cancel();
     p.hang();
   });
@@ -192,7 +239,7 @@ TEST(TransportTest, CancelEndsACallThatHangs) {
 }
 
 TEST(TransportTest, TheListenerCanEndAWatch) {
-  Peer peer([](Peer& p) {
+  Peer peer([](Peer::Connection& p) {
     p.begin_chunks();
     p.chunk("one\ntwo\n");
     p.hang();
@@ -211,7 +258,7 @@ TEST(TransportTest, TheListenerCanEndAWatch) {
 }
 
 TEST(TransportTest, ALineWithoutEndIsGivenUp) {
-  Peer peer([](Peer& p) {
+  Peer peer([](Peer::Connection& p) {
     p.begin_chunks();
     const std::string much(1 << 20, 'x');
     for (int i = 0; i < 8; ++i) p.chunk(much);
