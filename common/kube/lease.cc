@@ -129,7 +129,8 @@ void LeaderElection::written(const Result<nlohmann::json>& lease, Time begun, Ti
       not_before_ = now + part_of(options_.retry, 0.1);
       break;
     default:
-      not_before_ = now + options_.retry;
+      // A call that failed late was the wait: the connection was silent, and the next is a new one.
+      not_before_ = std::max(begun + options_.retry, now + part_of(options_.retry, 0.1));
   }
 }
 

@@ -167,6 +167,29 @@ TEST_F(LeaderElectionTest, TheLeaseCountsFromWhenARenewalWasBegun) {
   EXPECT_FALSE(election_.leads(begun + 10s));
 }
 
+TEST_F(LeaderElectionTest, ARenewalThatHungIsTriedAgainAtOnce) {
+  become_leader();
+  wait();
+  expect<LeaderElection::Write>();
+  const auto begun = now_;
+  now_ += 5s;
+  election_.written(Error{ETIMEDOUT, "update", "l", ""}, begun, now_);
+  wait();
+  EXPECT_LT(now_ - begun, 5500ms) << "of the deadline's 10 s the hung one took 7";
+  take(expect<LeaderElection::Write>(), "2");
+  EXPECT_TRUE(election_.leads(now_ + 9s));
+}
+
+TEST_F(LeaderElectionTest, ARenewalThatFailsAtOnceIsTriedAgainInTwoSeconds) {
+  become_leader();
+  wait();
+  expect<LeaderElection::Write>();
+  const auto begun = now_;
+  election_.written(Error{ENOTCONN, "update", "l", ""}, begun, now_);
+  wait();
+  EXPECT_EQ(now_ - begun, 2s);
+}
+
 TEST_F(LeaderElectionTest, LeadershipDoesNotComeBack) {
   become_leader();
   now_ += 10s;
