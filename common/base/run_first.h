@@ -11,7 +11,10 @@ namespace ublk_operator {
 
 // EPERM: neither CAP_SYS_NICE nor RLIMIT_RTPRIO, or a kernel with RT_GROUP_SCHED whose cgroup has no share.
 [[nodiscard]] Result<void> run_first(pthread_t thread);
-// The calling thread is an ordinary one again, at the nice value it had. Needs no privilege.
+// The calling thread is an ordinary one again, at the nice value of its process. Needs no privilege, but after give_way().
 void run_as_others();
+// The calling thread is an ordinary one of nice value 0, where it had a better one: for what others need not wait for. Only for a
+// thread that may run_first(), or it could not go back.
+void give_way();
 
 }  // namespace ublk_operator

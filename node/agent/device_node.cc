@@ -268,6 +268,10 @@ Result<void> give_char_device(const NodePaths& paths, DeviceId id, uid_t uid) {
 Result<void> link_device(const NodePaths& paths, const std::string& name, DeviceId id) {
   auto path = link_path(paths, name);
   if (!path) return path.error();
+  char target[256];
+  const ssize_t length = ::readlink(path->c_str(), target, sizeof target);
+  if (length > 0 && std::string_view(target, static_cast<size_t>(length)) == link_target(id))
+    return {};
   if (auto made = make_directories(paths.by_name_dir); !made) return made;
   // Named after the device, which is one volume's at a time, not after the volume: a name of the
   // longest length has no room for a suffix. The leading dot is in no volume's name.

@@ -363,6 +363,7 @@ void VolumeWorker::end_recovery() {
   }
   auto cancel = cancel_descriptor();
   if (!cancel) return failed("RecoveryFailed", cancel.error());
+  give_way_to_server();
   auto ended = control_->end_recovery(device_->id, server_->pidfd.pid(),
                                       {limits::serve_deadline, cancel->get()});
   if (ended) return serving(true);
@@ -379,11 +380,11 @@ void VolumeWorker::serving(bool recovered) {
   const auto now = Clock::now();
   server_state_ = Server::serving;
   serving_since_ = now;
+  give_way_to_server();
   calm();
   lease_.step = LeaseStep::serving;
   lease_.recovery_begun = false;
   lease_.stale_mapping = false;
-  save_lease();
   history_.serving();
   last_error_.reset();
   replace_server_ = false;
@@ -409,11 +410,9 @@ void VolumeWorker::serving(bool recovered) {
               lost_how_);
     count_recovery(pause, lost_how_);
   }
-  // Only now: who dies before it was counted leaves it to the next agent.
-  if (!lease_.lost.empty()) {
-    lease_.lost.clear();
-    save_lease();
-  }
+  // Only now: who dies before the loss was counted leaves it to the next agent.
+  lease_.lost.clear();
+  save_lease();
   half_way_held_since_.reset();
   forget_loss();
   ask_for_herald();

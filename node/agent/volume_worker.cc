@@ -143,10 +143,7 @@ void VolumeWorker::run() {
       wait_for_events(adopt_retry);
       continue;
     }
-    if (first_until_ && Clock::now() >= *first_until_) {
-      run_as_others();
-      first_until_.reset();
-    }
+    if (first_until_ && Clock::now() >= *first_until_) stop_running_first();
     take_mail();
     observe();
     save_what_is_unsaved();
@@ -157,19 +154,25 @@ void VolumeWorker::run() {
       continue;
     }
     const Decision decision = reconcile::decide(desired(), observed());
-    // Applications wait for what these two do, and it ends within a moment: what is published then
-    // says it.
-    const bool urgent =
-        (decision.act == Act::begin_recovery || decision.act == Act::grant) && !last_error_;
-    if (!urgent) publish_status(decision);
-    if (decision.act == Act::nothing || decision.act == Act::wait)
+    if (!ends_within_a_moment(decision)) publish_status(decision);
+    if (decision.act == Act::nothing || decision.act == Act::wait) {
+      if (std::exchange(gives_way_, false)) run_as_others();
       wait_for_events(decision.recheck);
-    else
+    } else
       execute(decision);
   }
   calm();
   const std::scoped_lock lock(mail_mutex_);
   stats_waiters_.clear();
+}
+
+// Applications wait for these, and what is published after them says them too.
+bool VolumeWorker::ends_within_a_moment(const Decision& decision) const {
+  if (last_error_) return false;
+  if (decision.act == Act::begin_recovery || decision.act == Act::grant) return true;
+  // Between the close of ublkcN and the end of the kernel's work after it.
+  return decision.act == Act::wait && decision.why == reconcile::Why::device_releasing &&
+         close_seen_ && without_server() < limits::hurry_max;
 }
 
 void VolumeWorker::take_mail() {
@@ -454,8 +457,20 @@ void VolumeWorker::hurry() {
 
 void VolumeWorker::calm() {
   expedited_.reset();
+  stop_running_first();
+}
+
+void VolumeWorker::stop_running_first() {
   if (first_until_) run_as_others();
   first_until_.reset();
+}
+
+// From here on the server works for applications, and this thread for the record, on the same CPUs.
+void VolumeWorker::give_way_to_server() {
+  if (!lost_at_ || !context_.run_first) return;
+  first_until_.reset();
+  give_way();
+  gives_way_ = true;
 }
 
 // --- observing

@@ -116,6 +116,7 @@ class VolumeWorker {
   // --- the loop
   void run();
   void take_mail();
+  [[nodiscard]] bool ends_within_a_moment(const reconcile::Decision& decision) const;
   [[nodiscard]] bool adopt();  // false: not possible at the moment, nothing may be decided yet
   [[nodiscard]] bool choose_device(const std::optional<Lease>& stored);
   [[nodiscard]] bool find_devices();
@@ -130,6 +131,8 @@ class VolumeWorker {
   void wait_for_events(std::optional<std::chrono::milliseconds> at_most);
   void hurry();
   void calm();
+  void stop_running_first();
+  void give_way_to_server();
 
   // --- actions
   void add_device();
@@ -242,6 +245,7 @@ class VolumeWorker {
   std::optional<Clock::time_point> serving_since_;
   std::optional<GracePeriods::Expedited> expedited_;  // from a loss to its end
   std::optional<Clock::time_point> first_until_;      // this thread runs first
+  bool gives_way_ = false;                            // or after the server, to say what was done
   std::optional<Clock::time_point> lost_at_;
   std::optional<Clock::time_point> let_in_at_;  // the next server, after that
   std::optional<std::chrono::microseconds> last_recovery_work_;
