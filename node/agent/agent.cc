@@ -87,7 +87,7 @@ Result<void> Agent::open() {
   disposable_ = make_disposable("/proc/self/exe");
   pool_ = std::make_unique<ServerPool>(
       ServerPoolOptions{options_.spawner_socket, options_.server_program, options_.standby_count,
-                        options_.start_spawner},
+                        options_.run_first, options_.start_spawner},
       log_, [this] { wake_all(false); });
   grace_periods_ = std::make_unique<GracePeriods>(
       GracePeriodsOptions{options_.paths.sys_dir + "/kernel/rcu_expedited",

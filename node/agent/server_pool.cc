@@ -266,7 +266,7 @@ void ServerPool::fill_standbys(std::unique_lock<std::mutex>& lock) {
     }
     Standby standby{std::move(server).value(), std::nullopt};
     if (geometry_ && geometry_->buffer_bytes() <= standby.server.info.arena_bytes &&
-        standby.server.channel.send(to_json(PrepareMessage{*geometry_})))
+        standby.server.channel.send(to_json(PrepareMessage{*geometry_, options_.run_first})))
       standby.told = geometry_;
     standbys_.push_back(std::move(standby));
   }

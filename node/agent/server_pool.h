@@ -33,6 +33,7 @@ struct ServerPoolOptions {
   std::string spawner_socket;
   std::string server_program;
   unsigned standby_count = 1;
+  bool run_first = false;  // standbys: PrepareMessage
   // `ublk-node run`: starts a spawner when none answers. Empty: wait for one.
   std::function<Result<void>()> start_spawner;
 };

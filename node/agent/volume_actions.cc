@@ -129,7 +129,9 @@ void VolumeWorker::prepare_server() {
   prepared_for_ = *geometry_;
   server_deadline_ = Clock::now() + limits::server_ready_deadline;
   auto told =
-      acquired->told ? Result<void>() : server_->channel.send(to_json(PrepareMessage{*geometry_}));
+      acquired->told
+          ? Result<void>()
+          : server_->channel.send(to_json(PrepareMessage{*geometry_, first_until_.has_value()}));
   if (!told)
     context_.log->warn("volume={} operation=prepare error=\"{}\"", name_, told.error().to_string());
   // Now, while the server prepares, rather than at the grant that all wait for.
@@ -228,7 +230,6 @@ void VolumeWorker::grant() {
       std::chrono::nanoseconds(lease_.device_spec.fault_injection.latency).count());
   read_affinity();
   message.queue_cpus = queue_cpus_;
-  message.run_first = first_until_.has_value();
   std::vector<int> fds;
   for (const auto& fd : backend->fds) fds.push_back(fd.get());
   UniqueFd hook;

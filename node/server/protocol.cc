@@ -187,13 +187,16 @@ Result<Geometry> geometry_from_json(const json& object) {
 }
 
 json to_json(const PrepareMessage& message) {
-  return {{"type", "prepare"}, {"geometry", to_json(message.geometry)}};
+  return {{"type", "prepare"},
+          {"geometry", to_json(message.geometry)},
+          {"run_first", message.run_first}};
 }
 
 Result<PrepareMessage> prepare_from_json(const json& object) {
   PrepareMessage message;
   Fields fields(object, "read_prepare");
   fields.type("prepare");
+  if (object.contains("run_first")) fields.boolean("run_first", message.run_first);
   if (const json* geometry = fields.object("geometry")) {
     if (auto read = geometry_from_json(*geometry))
       message.geometry = *read;
@@ -212,7 +215,6 @@ json to_json(const GrantMessage& message) {
           {"queue_cpus", message.queue_cpus},
           {"backend", message.backend},
           {"latency_ns", message.latency_ns},
-          {"run_first", message.run_first},
           {"halt_at", message.halt_at}};
 }
 
@@ -224,7 +226,6 @@ Result<GrantMessage> grant_from_json(const json& object) {
   fields.number("generation", message.generation);
   fields.number("device", message.device);
   fields.number("latency_ns", message.latency_ns);
-  if (object.contains("run_first")) fields.boolean("run_first", message.run_first);
   fields.string("halt_at", message.halt_at);
   if (const json* geometry = fields.object("geometry")) {
     if (auto read = geometry_from_json(*geometry))

@@ -51,6 +51,9 @@ struct ReadyMessage {
 // released.
 struct PrepareMessage {
   Geometry geometry;
+  // From then until every tag is fetched the server's threads run first (common/base/run_first.h): nearly all of that time they
+  // wait, and then applications do.
+  bool run_first = false;
 };
 
 // The third step of a lease: geometry, backend and the right to open this one ublkcN go to one
@@ -65,7 +68,6 @@ struct GrantMessage {
       queue_cpus;           // one list a queue (GET_QUEUE_AFFINITY); empty: not bound
   nlohmann::json backend;   // see make_backend()
   uint64_t latency_ns = 0;  // faultInjection.latency
-  bool run_first = false;   // until every tag is fetched (run_first.h); applications wait
   // Test hook: at this point the server writes its pid and a newline to the last descriptor and
   // stops for good.
   std::string halt_at;  // "", "before_open", "after_mmap", "half_fetched"

@@ -56,9 +56,10 @@ TEST(ServerProtocolTest, ReadyComesBackAsItWas) {
 }
 
 TEST(ServerProtocolTest, PrepareComesBackAsItWas) {
-  const auto read = prepare_from_json(sent(to_json(PrepareMessage{geometry()})));
+  const auto read = prepare_from_json(sent(to_json(PrepareMessage{geometry(), true})));
   ASSERT_TRUE(read.ok()) << read.error().to_string();
   EXPECT_EQ(read->geometry, geometry());
+  EXPECT_TRUE(read->run_first);
 }
 
 TEST(ServerProtocolTest, GrantComesBackAsItWas) {
@@ -128,10 +129,10 @@ TEST(ServerProtocolTest, MisshapenFailedIsStillAnError) {
     EXPECT_EQ(failed_from_json(json::parse(text)).err, EPROTO) << text;
 }
 
-TEST(ServerProtocolTest, GrantOfAnOlderAgentIsRead) {
-  json older = sent(to_json(grant()));
+TEST(ServerProtocolTest, PrepareOfAnOlderAgentIsRead) {
+  json older = sent(to_json(PrepareMessage{geometry(), true}));
   older.erase("run_first");
-  const auto read = grant_from_json(older);
+  const auto read = prepare_from_json(older);
   ASSERT_TRUE(read.ok()) << read.error().to_string();
   EXPECT_FALSE(read->run_first);
 }
@@ -141,9 +142,7 @@ TEST(ServerProtocolTest, EveryFieldOfAGrantIsNeededAndTyped) {
   for (const auto& [key, value] : good.items()) {
     json bad = good;
     bad.erase(key);
-    if (key != "run_first") {  // see above
-      EXPECT_EQ(grant_from_json(bad).err(), EPROTO) << "without " << key;
-    }
+    EXPECT_EQ(grant_from_json(bad).err(), EPROTO) << "without " << key;
     bad = good;
     bad[key] = nullptr;
     EXPECT_EQ(grant_from_json(bad).err(), EPROTO) << key << " null";

@@ -142,6 +142,7 @@ std::optional<int> Server::handle(Message message) {
     auto parsed = prepare_from_json(message.body);
     if (!parsed) return refuse(parsed.error());
     if (auto prepared = prepare(parsed->geometry); !prepared) return refuse(prepared.error());
+    if (parsed->run_first) hurry();
     say({{"type", "prepared"}});
     return std::nullopt;
   }
@@ -159,6 +160,7 @@ std::optional<int> Server::handle(Message message) {
 
 Result<void> Server::prepare(const Geometry& geometry) {
   if (prepared_ == geometry) return {};
+  run_as_others();  // what follows takes long, and queues begin as this thread is
   queues_.clear();
   prepared_.reset();
   const size_t queue_bytes = size_t{geometry.queue_depth} * geometry.max_io_bytes;
@@ -180,6 +182,11 @@ Result<void> Server::prepare(const Geometry& geometry) {
   return {};
 }
 
+void Server::hurry() {
+  (void)run_first(pthread_self());  // not allowed: a little later, then
+  for (const auto& queue : queues_) queue->hurry();
+}
+
 Result<void> Server::grant(GrantMessage message, std::vector<UniqueFd> fds) {
   UniqueFd hook;
   if (!message.halt_at.empty()) {
@@ -189,10 +196,6 @@ Result<void> Server::grant(GrantMessage message, std::vector<UniqueFd> fds) {
     fds.pop_back();
   }
   if (auto prepared = prepare(message.geometry); !prepared) return prepared;
-  if (message.run_first) {
-    (void)run_first(pthread_self());  // not allowed: a little later, then
-    for (const auto& queue : queues_) queue->hurry();
-  }
 
   // What the device promises, the backend must be able to keep.
   message.backend.emplace("size_bytes", message.geometry.size_bytes);

@@ -43,6 +43,7 @@ class Server {
   std::optional<int> check_queues();
 
   Result<void> prepare(const Geometry& geometry);
+  void hurry();  // see PrepareMessage
   Result<void> grant(GrantMessage message, std::vector<UniqueFd> fds);
   Result<void> open_and_fetch(const GrantMessage& message, const UniqueFd& hook);
   Result<void> wait_for_queues();
