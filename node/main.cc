@@ -107,15 +107,21 @@ void raise_priority(std::optional<int> nice, const Logger& log) {
 
 // Whether the threads that bring a device back may run first; asked once, so that it is said once.
 bool may_run_first(const Logger& log) {
-  if (const auto possible = run_first(pthread_self()); !possible) {
-    log->warn(
-        "operation=run_first error=\"{}\" advice=\"grant CAP_SYS_NICE, or start it with "
-        "--normal-scheduling\"",
-        possible.error().to_string());
-    return false;
-  }
-  run_as_others();
-  return true;
+  Result<void> possible;
+  const auto process = static_cast<id_t>(::getpid());
+  std::thread([&] {
+    possible = run_first(pthread_self());
+    give_way();
+    run_as_others();
+    if (possible && ::getpriority(PRIO_PROCESS, 0) != ::getpriority(PRIO_PROCESS, process))
+      possible = Error{EPERM, "setpriority", "", "a thread that gave way cannot go back"};
+  }).join();
+  if (possible) return true;
+  log->warn(
+      "operation=run_first error=\"{}\" advice=\"grant CAP_SYS_NICE, or start it with "
+      "--normal-scheduling\"",
+      possible.error().to_string());
+  return false;
 }
 
 // Some 20 descriptors a volume.

@@ -1,4 +1,4 @@
-// Threads that run before every ordinary one of the machine, for a moment: SCHED_RR at its lowest priority (sched(7)), which
+// Threads that run before every ordinary one of the machine, for a moment of computing: SCHED_RR at its lowest priority (sched(7)), which
 // neither nice values nor the CPU weights of cgroups hold up; whoever was made real-time on purpose still comes first. The
 // kernel leaves ordinary threads 5 % of the time all the same. Only for what is short: who never lowers itself is ended by
 // RLIMIT_RTTIME where that is set.
@@ -13,8 +13,8 @@ namespace ublk_operator {
 [[nodiscard]] Result<void> run_first(pthread_t thread);
 // The calling thread is an ordinary one again, at the nice value of its process. Needs no privilege, but after give_way().
 void run_as_others();
-// The calling thread is an ordinary one of nice value 0, where it had a better one: for what others need not wait for. Only for a
-// thread that may run_first(), or it could not go back.
+// The calling thread is an ordinary one of nice value 0, where it had a better one: for what others need not wait for. To go back
+// needs CAP_SYS_NICE or RLIMIT_NICE.
 void give_way();
 
 }  // namespace ublk_operator

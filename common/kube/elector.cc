@@ -79,7 +79,7 @@ void LeaderElector::execute(const LeaderElection::Step& step) {
   if (std::holds_alternative<LeaderElection::Look>(step)) {
     const auto lease = client_.get(path_, cancel_);
     const std::scoped_lock lock(mutex_);
-    election_.looked(lease, Clock::now());
+    election_.looked(lease, begun, Clock::now());
     if (lease.err() != ENOENT) say(lease);
     return;
   }
@@ -117,7 +117,8 @@ void LeaderElector::release() {
   const Cancel never;
   auto released = client.update(path_, *lease, never);
   if (released.err() == EBUSY) {
-    election_.looked(client.get(path_, never), Clock::now());
+    const auto begun = Clock::now();
+    election_.looked(client.get(path_, never), begun, Clock::now());
     lease = election_.release(system_clock::now());
     if (lease) released = client.update(path_, *lease, never);
   }

@@ -102,9 +102,14 @@ void LeaderElection::observed(const nlohmann::json* lease, Time now) {
   know(lease, now);
 }
 
-void LeaderElection::looked(const Result<nlohmann::json>& lease, Time now) {
+// A call that failed late was the wait: the connection was silent, and the next is a new one.
+LeaderElection::Time LeaderElection::next_try(Time begun, Time now) const {
+  return std::max(begun + options_.retry, now + part_of(options_.retry, 0.1));
+}
+
+void LeaderElection::looked(const Result<nlohmann::json>& lease, Time begun, Time now) {
   if (!lease && lease.err() != ENOENT) {
-    not_before_ = now + options_.retry;
+    not_before_ = next_try(begun, now);
     return;
   }
   know(lease ? &*lease : nullptr, now);
@@ -129,8 +134,7 @@ void LeaderElection::written(const Result<nlohmann::json>& lease, Time begun, Ti
       not_before_ = now + part_of(options_.retry, 0.1);
       break;
     default:
-      // A call that failed late was the wait: the connection was silent, and the next is a new one.
-      not_before_ = std::max(begun + options_.retry, now + part_of(options_.retry, 0.1));
+      not_before_ = next_try(begun, now);
   }
 }
 

@@ -64,8 +64,8 @@ class LeaderElection {
   [[nodiscard]] Step next(Time now, WallTime wall, double random);
   // By a watch; nullptr: there is none.
   void observed(const nlohmann::json* lease, Time now);
-  void looked(const Result<nlohmann::json>& lease, Time now);
-  // `begun`: when the write was sent; the lease counts from there.
+  // `begun`: when it was asked, and when the write was sent: the lease counts from there.
+  void looked(const Result<nlohmann::json>& lease, Time begun, Time now);
   void written(const Result<nlohmann::json>& lease, Time begun, Time now);
 
   [[nodiscard]] bool leads(Time now) const;
@@ -76,6 +76,7 @@ class LeaderElection {
  private:
   [[nodiscard]] Write write(WallTime wall) const;
   void know(const nlohmann::json* lease, Time now);
+  [[nodiscard]] Time next_try(Time begun, Time now) const;
   void lose(std::string why);
 
   const Options options_;

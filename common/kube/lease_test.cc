@@ -31,7 +31,7 @@ class LeaderElectionTest : public ::testing::Test {
     EXPECT_TRUE(std::holds_alternative<T>(step)) << "step " << step.index();
     return std::holds_alternative<T>(step) ? std::get<T>(step) : T{};
   }
-  void see_none() { election_.looked(Error{ENOENT, "get", "l", ""}, now_); }
+  void see_none() { election_.looked(Error{ENOENT, "get", "l", ""}, now_, now_); }
   // The server takes the write.
   void take(const LeaderElection::Write& write, const std::string& version) {
     json stored = write.lease;
@@ -70,7 +70,7 @@ TEST_F(LeaderElectionTest, ALeaseThatIsNotThereIsMade) {
 
 TEST_F(LeaderElectionTest, AHolderThatRenewsKeepsIt) {
   expect<LeaderElection::Look>();
-  election_.looked(lease("other", "1"), now_);
+  election_.looked(lease("other", "1"), now_, now_);
   for (int i = 2; i < 40; ++i) {
     now_ += 2s;
     const json renewed = lease("other", std::to_string(i));
@@ -81,7 +81,7 @@ TEST_F(LeaderElectionTest, AHolderThatRenewsKeepsIt) {
 
 TEST_F(LeaderElectionTest, OneThatIsNotSeenToChangeIsTakenOver) {
   expect<LeaderElection::Look>();
-  election_.looked(lease("other", "7", 3), now_);
+  election_.looked(lease("other", "7", 3), now_, now_);
   const auto begun = now_;
   wait();
   EXPECT_EQ(now_, begun + 15s);
@@ -94,14 +94,14 @@ TEST_F(LeaderElectionTest, OneThatIsNotSeenToChangeIsTakenOver) {
 
 TEST_F(LeaderElectionTest, TheTimesWrittenInALeaseAreNotBelieved) {
   expect<LeaderElection::Look>();
-  election_.looked(lease("other", "7"), now_);  // "renewed in 2001"
+  election_.looked(lease("other", "7"), now_, now_);  // "renewed in 2001"
   now_ += 14s;
   expect<LeaderElection::Wait>();
 }
 
 TEST_F(LeaderElectionTest, OneThatIsReleasedIsTakenAtOnce) {
   expect<LeaderElection::Look>();
-  election_.looked(lease("other", "7"), now_);
+  election_.looked(lease("other", "7"), now_, now_);
   expect<LeaderElection::Wait>();
   const json released = lease("", "8");
   election_.observed(&released, now_);
@@ -110,18 +110,18 @@ TEST_F(LeaderElectionTest, OneThatIsReleasedIsTakenAtOnce) {
 
 TEST_F(LeaderElectionTest, OwnLeaseOfALastLifeIsTakenAtOnce) {
   expect<LeaderElection::Look>();
-  election_.looked(lease("me", "7", 3), now_);
+  election_.looked(lease("me", "7", 3), now_, now_);
   EXPECT_EQ(expect<LeaderElection::Write>().lease["spec"]["leaseTransitions"], 3);
 }
 
 TEST_F(LeaderElectionTest, ALostRaceIsLookedAtAgain) {
   expect<LeaderElection::Look>();
-  election_.looked(lease("", "7"), now_);
+  election_.looked(lease("", "7"), now_, now_);
   expect<LeaderElection::Write>();
   election_.written(Error{EBUSY, "update", "l", ""}, now_, now_);
   wait();
   expect<LeaderElection::Look>();
-  election_.looked(lease("other", "8"), now_);
+  election_.looked(lease("other", "8"), now_, now_);
   expect<LeaderElection::Wait>();
   EXPECT_FALSE(election_.leads(now_));
 }
@@ -180,6 +180,16 @@ TEST_F(LeaderElectionTest, ARenewalThatHungIsTriedAgainAtOnce) {
   EXPECT_TRUE(election_.leads(now_ + 9s));
 }
 
+TEST_F(LeaderElectionTest, ALookThatHungIsTriedAgainAtOnce) {
+  expect<LeaderElection::Look>();
+  const auto begun = now_;
+  now_ += 5s;
+  election_.looked(Error{ETIMEDOUT, "get", "l", ""}, begun, now_);
+  wait();
+  EXPECT_LT(now_ - begun, 5500ms);
+  expect<LeaderElection::Look>();
+}
+
 TEST_F(LeaderElectionTest, ARenewalThatFailsAtOnceIsTriedAgainInTwoSeconds) {
   become_leader();
   wait();
@@ -194,7 +204,7 @@ TEST_F(LeaderElectionTest, LeadershipDoesNotComeBack) {
   become_leader();
   now_ += 10s;
   expect<LeaderElection::Lost>();
-  election_.looked(lease("me", "2"), now_);
+  election_.looked(lease("me", "2"), now_, now_);
   expect<LeaderElection::Lost>();
 }
 
@@ -205,7 +215,7 @@ TEST_F(LeaderElectionTest, AHandOverByForceIsSeen) {
   election_.written(Error{EBUSY, "update", "l", ""}, now_, now_);
   wait();
   expect<LeaderElection::Look>();
-  election_.looked(lease("other", "9"), now_);
+  election_.looked(lease("other", "9"), now_, now_);
   expect<LeaderElection::Lost>();
 }
 
@@ -219,7 +229,7 @@ TEST_F(LeaderElectionTest, ARenewalOfUnknownOutcomeIsNoHandOver) {
   election_.written(Error{EBUSY, "update", "l", ""}, now_, now_);
   wait();
   expect<LeaderElection::Look>();
-  election_.looked(lease("me", "2"), now_);
+  election_.looked(lease("me", "2"), now_, now_);
   take(expect<LeaderElection::Write>(), "3");
   EXPECT_TRUE(election_.leads(now_));
 }
@@ -255,7 +265,7 @@ TEST_F(LeaderElectionTest, ReleasingLetsTheNextOneIn) {
 TEST_F(LeaderElectionTest, WithoutAServerItAsksEveryTwoSeconds) {
   for (int i = 0; i < 5; ++i) {
     expect<LeaderElection::Look>();
-    election_.looked(Error{ENOTCONN, "get", "l", ""}, now_);
+    election_.looked(Error{ENOTCONN, "get", "l", ""}, now_, now_);
     const auto before = now_;
     wait();
     EXPECT_EQ(now_ - before, 2s);

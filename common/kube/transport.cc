@@ -220,7 +220,7 @@ class CppRestTransport final : public Transport {
     const std::scoped_lock lock(mutex_);
     if (client_) return client_;
     http::client::http_client_config config;
-    config.set_timeout(std::chrono::hours(1));  // never: see Silence
+    config.set_timeout(std::chrono::minutes(5));  // never: see Silence
     config.set_ssl_context_callback([this](boost::asio::ssl::context& tls) { set_up(tls); });
     config.set_tlsext_sni_enabled(false);  // see ServerIdentity
     client_ = std::make_shared<http::client::http_client>(web::uri(config_.server), config);

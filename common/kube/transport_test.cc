@@ -195,6 +195,25 @@ TEST(TransportTest, AWatchThatHangsSilentlyIsFound) {
   EXPECT_LT(std::chrono::steady_clock::now() - begun, 20s);
 }
 
+TEST(TransportTest, AWatchThatSaysSomethingNowAndThenGoesOn) {
+  Peer peer([](Peer::Connection& p) {
+    p.begin_chunks();
+    for (int i = 0; i < 6; ++i) {
+      ::poll(nullptr, 0, 500);
+      p.chunk("one\n");
+    }
+    p.chunk("");
+  });
+  int lines = 0;
+  const auto response =
+      peer.transport()->stream({"GET", "/w", "", ""}, 2s, Cancel(), [&](std::string_view) {
+        ++lines;
+        return true;
+      });
+  EXPECT_TRUE(response.ok()) << response.error().to_string();
+  EXPECT_EQ(lines, 6);
+}
+
 // A failover, or a firewall that forgot: what was kept for the next calls is as silent.
 TEST(TransportTest, OfSeveralSilentConnectionsOnlyTheFirstCostsTime) {
   std::latch both(2);

@@ -41,8 +41,8 @@ struct AgentOptions {
   // A kernel without the driver is no error: the volumes wait, and say so, until it is loaded.
   bool await_driver = false;
   bool expedite_grace_periods = false;  // while a device waits for its next server: grace_periods.h
-  bool run_first = false;               // the worker and the server of such a device: run_first.h
-  std::function<void()> on_driver;      // it came
+  bool run_first = false;           // the worker of such a device, and its next server: run_first.h
+  std::function<void()> on_driver;  // it came
   // Each worker opens its own. A fake here is one that passes tests/contract.
   std::function<Result<std::unique_ptr<ControlDevice>>()> open_control = open_control_device;
   // How long the start waits for the spawner, which alone knows the servers of the last life.

@@ -10,6 +10,7 @@
 #include "common/api/quantity.h"
 #include "common/base/files.h"
 #include "common/base/limits.h"
+#include "common/base/run_first.h"
 #include "node/agent/volume_worker.h"
 #include "node/spawner/wire.h"
 #include "node/ublk/modes.h"
@@ -364,7 +365,8 @@ void VolumeWorker::end_recovery() {
   }
   auto cancel = cancel_descriptor();
   if (!cancel) return failed("RecoveryFailed", cancel.error());
-  give_way_to_server();
+  // It comes back when the server has every tag, and must not take the CPU from it then.
+  if (first_until_) run_as_others();
   auto ended = control_->end_recovery(device_->id, server_->pidfd.pid(),
                                       {limits::serve_deadline, cancel->get()});
   if (ended) return serving(true);
@@ -373,6 +375,7 @@ void VolumeWorker::end_recovery() {
     if (info && info->state == DeviceState::live) return serving(true);
   }
   if (exiting_) return;  // the next agent goes on from here
+  if (first_until_) (void)run_first(pthread_self());
   process_channel();
   if (!server_->pidfd.exited()) replace_server_process("RecoveryFailed", ended.error());
 }
@@ -381,11 +384,13 @@ void VolumeWorker::serving(bool recovered) {
   const auto now = Clock::now();
   server_state_ = Server::serving;
   serving_since_ = now;
-  give_way_to_server();
   calm();
+  give_way_to_server();
   lease_.step = LeaseStep::serving;
   lease_.recovery_begun = false;
   lease_.stale_mapping = false;
+  // What that kernel cannot be asked again the next agent must know, whatever else is still to be written.
+  if (recovery_needs_start_once()) save_lease();
   history_.serving();
   last_error_.reset();
   replace_server_ = false;

@@ -174,6 +174,8 @@ void VolumeWorker::take_over(SpawnedServer server) {
     serving_since_ = Clock::now();
     ask_for_herald();
     lease_.step = LeaseStep::serving;
+    lease_.recovery_begun = false;
+    lease_.stale_mapping = false;
     if (!lease_.lost.empty()) {  // the former agent died before it counted it
       count_recovery(std::nullopt, std::exchange(lease_.lost, {}));
     }

@@ -451,8 +451,9 @@ void VolumeWorker::wait_for_events(std::optional<std::chrono::milliseconds> at_m
 void VolumeWorker::hurry() {
   if (expedited_) return;
   expedited_.emplace(context_.grace_periods.expedite());
-  if (context_.run_first && run_first(pthread_self()))
-    first_until_ = Clock::now() + limits::hurry_max;
+  if (!context_.run_first || !run_first(pthread_self())) return;
+  first_until_ = Clock::now() + limits::hurry_max;
+  gives_way_ = false;
 }
 
 void VolumeWorker::calm() {
@@ -468,7 +469,6 @@ void VolumeWorker::stop_running_first() {
 // From here on the server works for applications, and this thread for the record, on the same CPUs.
 void VolumeWorker::give_way_to_server() {
   if (!lost_at_ || !context_.run_first) return;
-  first_until_.reset();
   give_way();
   gives_way_ = true;
 }

@@ -141,6 +141,7 @@ std::optional<int> Server::handle(Message message) {
   if (type == "prepare") {
     auto parsed = prepare_from_json(message.body);
     if (!parsed) return refuse(parsed.error());
+    if (first_ && !parsed->run_first) prepared_.reset();  // of an agent that asked for it
     if (auto prepared = prepare(parsed->geometry); !prepared) return refuse(prepared.error());
     if (parsed->run_first) hurry();
     say({{"type", "prepared"}});
@@ -161,6 +162,7 @@ std::optional<int> Server::handle(Message message) {
 Result<void> Server::prepare(const Geometry& geometry) {
   if (prepared_ == geometry) return {};
   run_as_others();  // what follows takes long, and queues begin as this thread is
+  first_ = false;
   queues_.clear();
   prepared_.reset();
   const size_t queue_bytes = size_t{geometry.queue_depth} * geometry.max_io_bytes;
@@ -185,6 +187,7 @@ Result<void> Server::prepare(const Geometry& geometry) {
 void Server::hurry() {
   (void)run_first(pthread_self());  // not allowed: a little later, then
   for (const auto& queue : queues_) queue->hurry();
+  first_ = true;
 }
 
 Result<void> Server::grant(GrantMessage message, std::vector<UniqueFd> fds) {

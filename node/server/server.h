@@ -60,6 +60,7 @@ class Server {
   std::vector<std::unique_ptr<Queue>> queues_;
   std::optional<GrantMessage> granted_;
   bool fetching_ = false;
+  bool first_ = false;              // threads were made to run first
   std::unique_ptr<Herald> herald_;  // none: this kernel has no such thing
 };
 

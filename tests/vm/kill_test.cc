@@ -1,9 +1,11 @@
 // Whoever is killed, and whenever: the volume comes back without a manual step, and every acknowledged write is there.
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <sys/resource.h>
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -262,6 +264,26 @@ bool any_runs_first(pid_t pid) {
   return false;
 }
 
+// Whether each thread has the nice value of its process.
+bool all_as_their_process(pid_t pid) {
+  const std::string tasks = "/proc/" + std::to_string(pid) + "/task";
+  const int nice = ::getpriority(PRIO_PROCESS, static_cast<id_t>(pid));
+  for (const auto& task : std::filesystem::directory_iterator(tasks)) {
+    const auto name = read_file(task.path() / "comm", 64);
+    const auto thread = static_cast<id_t>(std::stoi(task.path().filename()));
+    if (name && !name->starts_with("iou-wrk") && ::getpriority(PRIO_PROCESS, thread) != nice)
+      return false;
+  }
+  return true;
+}
+
+bool comes_true(const std::function<bool()>& what) {
+  const auto until = std::chrono::steady_clock::now() + patience;
+  while (!what())
+    if (std::chrono::steady_clock::now() >= until) return false;
+  return true;
+}
+
 // Applications that try again and again, or just use the CPUs, do not hold up what brings their disk back; nor does that hold
 // up anybody once it is back.
 TEST(SchedulingTest, WhatBringsADeviceBackRunsFirstUntilItServes) {
@@ -269,22 +291,31 @@ TEST(SchedulingTest, WhatBringsADeviceBackRunsFirstUntilItServes) {
   node.apply({});
   ASSERT_TRUE(node.wait_ready("vol"));
   EXPECT_FALSE(any_runs_first(node.server_pid("vol")));
-  // A server that has to be started first may take longer than what runs first may run.
-  const auto until = std::chrono::steady_clock::now() + patience;
-  while (shell_output("pgrep -xc ublk-server") != "2\n")
-    ASSERT_LT(std::chrono::steady_clock::now(), until) << "no standby";
-  const uint64_t before = node.get("vol").status.recovery_count;
-  node.hook("vol", "before_open");
-  node.kill_server("vol");
-  const pid_t halted = node.wait_hook("vol", "before_open");
-  ASSERT_GT(halted, 0) << node.story("vol");
-  EXPECT_TRUE(any_runs_first(halted));
-  EXPECT_TRUE(any_runs_first(node.agent_pid()));
-  node.unhook("vol", "before_open");
-  kill_and_wait(halted);
-  ASSERT_TRUE(node.wait_recovered("vol", before));
-  EXPECT_FALSE(any_runs_first(node.server_pid("vol")));
-  EXPECT_FALSE(any_runs_first(node.agent_pid()));
+  // The server, until it has its tags; the agent, until only that is waited for.
+  for (const std::string point : {"before_open", "before_end"}) {
+    SCOPED_TRACE(point);
+    // A server that has to be started first may take longer than what runs first may run.
+    ASSERT_TRUE(comes_true([] { return shell_output("pgrep -xc ublk-server") == "2\n"; }))
+        << "no standby";
+    const uint64_t before = node.get("vol").status.recovery_count;
+    node.hook("vol", point);
+    node.kill_server("vol");
+    const pid_t halted = node.wait_hook("vol", point);
+    ASSERT_GT(halted, 0) << node.story("vol");
+    if (point == "before_open") {
+      EXPECT_TRUE(any_runs_first(halted));
+      EXPECT_TRUE(comes_true([&] { return !any_runs_first(node.agent_pid()); }));
+    } else {
+      EXPECT_FALSE(any_runs_first(halted));
+      EXPECT_TRUE(any_runs_first(node.agent_pid()));
+    }
+    node.unhook("vol", point);
+    kill_and_wait(halted);
+    ASSERT_TRUE(node.wait_recovered("vol", before));
+    EXPECT_FALSE(any_runs_first(node.server_pid("vol")));
+    EXPECT_FALSE(any_runs_first(node.agent_pid()));
+    EXPECT_TRUE(comes_true([&] { return all_as_their_process(node.agent_pid()); }));
+  }
 }
 
 std::vector<HalfWay> half_ways() {
