@@ -271,7 +271,7 @@ TEST_P(ControlContract, WhatTheDriverAlwaysDoesIsReportedAsGranted) {
   AddRequest request;
   request.geometry = small_geometry();
   const Result<DeviceInfo> added = control().add(request, limit());
-  ASSERT_TRUE(added);
+  ASSERT_TRUE(added) << added.error().to_string();
   devices_.push_back(added->id);
   uint64_t always = flags::ioctl_encode | flags::complete_in_task;
   if (is_7_2()) always |= flags::per_io_daemon | flags::buf_reg_off_daemon | flags::safe_stop_dev;
@@ -375,7 +375,7 @@ TEST_P(ControlContract, ParametersComeBackAsTheyWereSet) {
   request.geometry.discard_max_bytes = 1 << 20;
   request.geometry.write_zeroes_max_bytes = 2 << 20;
   const Result<DeviceInfo> added = control().add(request, limit());
-  ASSERT_TRUE(added);
+  ASSERT_TRUE(added) << added.error().to_string();
   devices_.push_back(added->id);
   ASSERT_EQ(control().set_params(added->id, request.geometry, limit()).err(), 0);
   const Result<Geometry> geometry = control().params(added->id, limit());
@@ -405,7 +405,7 @@ TEST_P(ControlContract, EveryQueueHasItsCpusAndNoOtherQueueHasAny) {
   request.geometry = small_geometry();
   request.geometry.queues = 2;
   const Result<DeviceInfo> added = control().add(request, limit());
-  ASSERT_TRUE(added);
+  ASSERT_TRUE(added) << added.error().to_string();
   devices_.push_back(added->id);
   std::vector<unsigned> all;
   for (uint16_t queue = 0; queue < added->queues; ++queue) {
@@ -425,7 +425,7 @@ TEST_P(ControlContract, StartNeedsParametersAndAPid) {
   AddRequest request;
   request.geometry = small_geometry();
   const Result<DeviceInfo> added = control().add(request, limit());
-  ASSERT_TRUE(added);
+  ASSERT_TRUE(added) << added.error().to_string();
   devices_.push_back(added->id);
   EXPECT_EQ(control().start(added->id, ::getpid(), limit()).err(), EINVAL) << "no parameters";
   ASSERT_EQ(control().set_params(added->id, request.geometry, limit()).err(), 0);
