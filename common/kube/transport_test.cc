@@ -28,6 +28,18 @@ namespace {
 
 using namespace std::chrono_literals;
 
+// The port.
+int listen_on_loopback(const UniqueFd& listener) {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  EXPECT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  socklen_t size = sizeof address;
+  EXPECT_EQ(::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+  EXPECT_EQ(::listen(listener.get(), 4), 0);
+  return ntohs(address.sin_port);
+}
+
 // A server on loopback whose connections are served by the test's script, each in a thread.
 class Peer {
  public:
@@ -64,14 +76,7 @@ class Peer {
   using Script = std::function<void(Connection& connection)>;
   explicit Peer(Script script)
       : script_(std::move(script)), listener_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    EXPECT_EQ(::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-    socklen_t size = sizeof address;
-    EXPECT_EQ(::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
-    port_ = ntohs(address.sin_port);
-    EXPECT_EQ(::listen(listener_.get(), 4), 0);
+    port_ = listen_on_loopback(listener_);
     acceptor_ = std::thread([this] { accept(); });
   }
   ~Peer() { end(); }
@@ -338,14 +343,7 @@ class TlsPeer {
         context_(SSL_CTX_new(TLS_server_method()), SSL_CTX_free) {
     SSL_CTX_use_certificate(context_.get(), identity.certificate.get());
     SSL_CTX_use_PrivateKey(context_.get(), identity.key.get());
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    EXPECT_EQ(::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-    socklen_t size = sizeof address;
-    EXPECT_EQ(::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
-    port_ = ntohs(address.sin_port);
-    EXPECT_EQ(::listen(listener_.get(), 4), 0);
+    port_ = listen_on_loopback(listener_);
     thread_ = std::thread([this] { serve(); });
   }
   ~TlsPeer() {

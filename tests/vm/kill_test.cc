@@ -215,15 +215,19 @@ TEST(HalfWayTest, WithTheAgentIsFinishedByTheNextAgent) {
   }
 }
 
+bool comes_true(const std::function<bool()>& what) {
+  const auto until = std::chrono::steady_clock::now() + patience;
+  while (!what())
+    if (std::chrono::steady_clock::now() >= until) return false;
+  return true;
+}
+
 // The switch is the whole machine's: on while a device waits for its next server, and not for long.
 TEST(GracePeriodsTest, AreExpeditedUntilTheNextServerServesOrTheirTimeIsOver) {
   const std::string path = "/sys/kernel/rcu_expedited";
   const auto value = [&] { return read_file(path, 16)->substr(0, 1); };
   const auto becomes = [&](const std::string& wanted) {
-    const auto until = std::chrono::steady_clock::now() + patience;
-    while (value() != wanted)
-      if (std::chrono::steady_clock::now() > until) return false;
-    return true;
+    return comes_true([&] { return value() == wanted; });
   };
   std::ofstream(path) << '0';
   LabNode node;
@@ -274,13 +278,6 @@ bool all_as_their_process(pid_t pid) {
     if (name && !name->starts_with("iou-wrk") && ::getpriority(PRIO_PROCESS, thread) != nice)
       return false;
   }
-  return true;
-}
-
-bool comes_true(const std::function<bool()>& what) {
-  const auto until = std::chrono::steady_clock::now() + patience;
-  while (!what())
-    if (std::chrono::steady_clock::now() >= until) return false;
   return true;
 }
 
