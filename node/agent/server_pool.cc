@@ -166,11 +166,11 @@ void ServerPool::drop_standbys() {
   wake_.signal();
 }
 
-std::optional<ExitNotice> ServerPool::exit_of(pid_t pid) {
+ServerEnd ServerPool::end_of(pid_t pid) {
   const std::scoped_lock lock(mutex_);
   for (auto it = exits_.rbegin(); it != exits_.rend(); ++it)
-    if (it->pid == pid) return *it;
-  return std::nullopt;
+    if (it->pid == pid) return {*it, false};
+  return {std::nullopt, handed_out_.contains(pid)};
 }
 
 // The spawner may not have heard of a grant; the server itself knows. What says that it serves is never a standby.
@@ -217,6 +217,11 @@ void ServerPool::connect_locked(std::unique_lock<std::mutex>& lock) {
   }
   retry_ = 0ms;
   client_ = std::move(*client);
+  // Who ended meanwhile, or with another spawner: nobody will say how.
+  for (const pid_t pid : handed_out)
+    if (std::none_of(servers->begin(), servers->end(),
+                     [&](const SpawnedServer& server) { return server.info.pid == pid; }))
+      handed_out_.erase(pid);
   for (auto& server : *servers) {
     if (handed_out_.contains(server.info.pid)) continue;  // a worker of ours has it
     if (server.info.volume.empty() && !runs(server.info.pid, options_.server_program))

@@ -43,6 +43,12 @@ struct AcquiredServer {
   bool told = false;  // to prepare for the geometry; it answers, or has answered, with "prepared"
 };
 
+// How a server ended, which its spawner says a moment after it ended.
+struct ServerEnd {
+  std::optional<ExitNotice> notice;
+  bool to_be_said = false;  // not yet, but by a spawner that is there, or whose return would tell
+};
+
 class ServerPool {
  public:
   // on_change: from the pool's thread, whenever a spawner was found or lost, or a server exited.
@@ -68,8 +74,7 @@ class ServerPool {
   void refill();
   // The server program was replaced: standbys of the old one serve nobody.
   void drop_standbys();
-  // How a server ended, if the spawner said so (it may say so a little later).
-  [[nodiscard]] std::optional<ExitNotice> exit_of(pid_t pid);
+  [[nodiscard]] ServerEnd end_of(pid_t pid);
   [[nodiscard]] bool connected() const;
 
  private:
@@ -94,7 +99,8 @@ class ServerPool {
   std::deque<Standby> standbys_;
   std::map<std::string, SpawnedServer> adoptable_;
   std::deque<ExitNotice> exits_;
-  std::set<pid_t> handed_out_;  // acquired or adopted, and not known to have ended
+  std::set<pid_t>
+      handed_out_;  // acquired or adopted; neither said to have ended nor unknown to the spawner
   uint64_t arena_bytes_ = 0;
   std::optional<Geometry> geometry_;  // of the volume seen last
   bool refill_wanted_ = true;

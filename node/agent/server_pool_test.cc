@@ -2,11 +2,13 @@
 #include "node/agent/server_pool.h"
 
 #include <gtest/gtest.h>
+#include <poll.h>
 
-#include <thread>
+#include <csignal>
+#include <functional>
 
 #include "node/server/protocol.h"
-#include "node/spawner/spawner.h"
+#include "node/spawner/daemon.h"
 #include "node/spawner/test_support.h"
 
 namespace ublk_operator {
@@ -24,29 +26,44 @@ Geometry geometry_of(uint16_t queue_depth) {
 class ServerPoolTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    const std::string socket = directory_.path() + "/spawner.sock";
-    SpawnerOptions options;
-    options.socket_path = socket;
-    options.uid_lock_directory = directory_.path() + "/uids";
-    options.use_cgroups = false;
-    auto spawner = Spawner::create(options, null_logger());
-    ASSERT_TRUE(spawner.ok()) << spawner.error().to_string();
-    spawner_ =
-        std::thread([this, s = std::move(spawner).value()]() mutable { (void)s.run(stop_.fd()); });
+    start_spawner();
+    ASSERT_FALSE(HasFatalFailure());
     ServerPoolOptions pool;
-    pool.spawner_socket = socket;
+    pool.spawner_socket = socket();
     pool.server_program = install_program(helper_program("spawner_fake_server"), directory_.path());
-    pool_ = std::make_unique<ServerPool>(pool, null_logger(), [] {});
+    pool_ = std::make_unique<ServerPool>(pool, null_logger(), [this] { changed_.signal(); });
     pool_->start();
     ASSERT_TRUE(pool_->wait_connected(patience));
-    auto client = connect_spawner(socket);
+    auto client = connect_spawner(socket());
     ASSERT_TRUE(client.ok()) << client.error().to_string();
     beside_ = std::move(client).value();
   }
   void TearDown() override {
     pool_.reset();
-    stop_.signal();
-    if (spawner_.joinable()) spawner_.join();
+    beside_.reset();
+    if (auto spawner = connect_spawner(socket())) (void)(*spawner)->shutdown(patience);
+  }
+  [[nodiscard]] std::string socket() const { return directory_.path() + "/spawner.sock"; }
+  void start_spawner() {
+    SpawnerDaemonOptions options;
+    options.program = helper_program("spawner_test_daemon");
+    options.arguments = {socket(), directory_.path() + "/uids"};
+    options.log_file = directory_.path() + "/spawner.log";
+    options.timeout = patience;
+    auto started = start_spawner_daemon(options);
+    ASSERT_TRUE(started.ok()) << started.error().to_string();
+  }
+  // Asks again whenever the pool says that something changed.
+  [[nodiscard]] bool comes_true(const std::function<bool()>& what) {
+    const auto until = std::chrono::steady_clock::now() + patience;
+    while (!what()) {
+      pollfd fd{changed_.fd(), POLLIN, 0};
+      const auto left =
+          std::chrono::ceil<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+      if (left.count() <= 0 || ::poll(&fd, 1, static_cast<int>(left.count())) != 1) return false;
+      changed_.drain();
+    }
+    return true;
   }
   // A standby that has prepared for a queue depth of 8. What it says is read from a copy of its channel, which the spawner
   // hands out.
@@ -66,8 +83,7 @@ class ServerPoolTest : public ::testing::Test {
   }
 
   TempDirectory directory_;
-  EventFd stop_ = EventFd::must_create();
-  std::thread spawner_;
+  EventFd changed_ = EventFd::must_create();
   std::unique_ptr<ServerPool> pool_;
   std::unique_ptr<SpawnerClient> beside_;
   std::optional<SpawnedServer> standby_;
@@ -99,6 +115,31 @@ TEST_F(ServerPoolTest, WhatNoStandbyHasRoomForGetsAServerOfItsOwn) {
   EXPECT_NE(acquired->server.info.pid, standby_->info.pid);
   EXPECT_EQ(acquired->server.info.arena_bytes, geometry_of(16).buffer_bytes());
   EXPECT_FALSE(acquired->told);
+}
+
+TEST_F(ServerPoolTest, HowAServerEndedIsToBeSaidUntilItsSpawnerSaysIt) {
+  auto acquired = pool_->acquire(geometry_of(8));
+  ASSERT_TRUE(acquired.ok()) << acquired.error().to_string();
+  const pid_t pid = acquired->server.info.pid;
+  EXPECT_TRUE(pool_->end_of(pid).to_be_said);
+  ASSERT_TRUE(acquired->server.pidfd.kill(SIGKILL).ok());
+  ASSERT_TRUE(comes_true([&] { return !pool_->end_of(pid).to_be_said; }));
+  const auto end = pool_->end_of(pid);
+  ASSERT_TRUE(end.notice.has_value());
+  EXPECT_EQ(end.notice->to_string(), "killed by SIGKILL (9)");
+}
+
+TEST_F(ServerPoolTest, HowAServerEndedIsSaidByNobodyOnceAnotherSpawnerAnswers) {
+  auto acquired = pool_->acquire(geometry_of(8));
+  ASSERT_TRUE(acquired.ok()) << acquired.error().to_string();
+  const pid_t pid = acquired->server.info.pid;
+  ASSERT_TRUE(listener_of(socket()).kill(SIGKILL).ok());
+  ASSERT_TRUE(comes_true([&] { return !pool_->connected(); }));
+  EXPECT_TRUE(pool_->end_of(pid).to_be_said) << "it may be the connection that was lost";
+  start_spawner();
+  ASSERT_FALSE(HasFatalFailure());
+  ASSERT_TRUE(comes_true([&] { return !pool_->end_of(pid).to_be_said; }));
+  EXPECT_FALSE(pool_->end_of(pid).notice.has_value());
 }
 
 }  // namespace

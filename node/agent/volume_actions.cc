@@ -27,7 +27,8 @@ namespace {
 constexpr auto kill_timeout = 5s;  // a process in an uninterruptible wait dies when the wait ends
 constexpr auto helper_timeout = 30s;  // STOP_DEV of a device without a server: 45 ms seen
 constexpr auto poke_pause = 250ms;
-constexpr auto hook_timeout = 60s;  // a test that hooked a point and went away
+constexpr auto explained_within = 5s;  // by a spawner that lives; it may have been stopped
+constexpr auto hook_timeout = 60s;     // a test that hooked a point and went away
 
 }  // namespace
 
@@ -405,24 +406,35 @@ void VolumeWorker::serving(bool recovered) {
   }
   if (lost_at_) {
     const auto pause = std::chrono::duration_cast<std::chrono::microseconds>(now - *lost_at_);
-    explain_death(true);
     last_recovery_work_ =
         let_in_at_ ? std::chrono::duration_cast<std::chrono::microseconds>(now - *let_in_at_)
                    : pause;
-    event(false, "Recovered",
-          object_name(device_->id) + " is served again after " +
-              std::to_string(std::chrono::round<std::chrono::milliseconds>(pause).count()) +
-              " ms by process " + std::to_string(server_->pidfd.pid()) + "; the last server " +
-              lost_how_);
-    count_recovery(pause, lost_how_);
+    uncounted_ = Recovery{pause, server_->pidfd.pid(), now + explained_within};
   }
-  // Only now: who dies before the loss was counted leaves it to the next agent.
-  lease_.lost.clear();
-  save_lease();
   half_way_held_since_.reset();
   forget_loss();
+  (void)settle_recovery(false);
+  save_lease();
   ask_for_herald();
   context_.pool.refill();
+}
+
+// Counted with its reason, which may be known a moment later only: the spawner need not have run since the server's death.
+// Nothing waits for that but what is published of the volume. True: it was counted now, which the lease is still to be told.
+bool VolumeWorker::settle_recovery(bool last_chance) {
+  if (!uncounted_) return false;
+  explain_death(last_chance || Clock::now() >= uncounted_->settle_by);
+  if (unexplained_) return false;
+  const Recovery recovery = *std::exchange(uncounted_, std::nullopt);
+  const std::string how = std::exchange(lost_how_, {});
+  event(false, "Recovered",
+        object_name(device_->id) + " is served again after " +
+            std::to_string(std::chrono::round<std::chrono::milliseconds>(recovery.pause).count()) +
+            " ms by process " + std::to_string(recovery.server) + "; the last server " + how);
+  count_recovery(recovery.pause, how);
+  // Only now: who dies before the loss was counted leaves it to the next agent.
+  lease_.lost.clear();
+  return true;
 }
 
 // `pause`: how long there was no server, where that is known.
@@ -439,13 +451,14 @@ void VolumeWorker::forget_loss() {
   calm();
   lost_at_.reset();
   let_in_at_.reset();
-  lost_how_.clear();
+  if (!uncounted_) lost_how_.clear();
 }
 
 void VolumeWorker::server_lost(bool intended) {
   const auto now = Clock::now();
   const Server was = server_state_;
   const pid_t pid = server_->pidfd.pid();
+  (void)settle_recovery(true);
   // After a stop of the device its server leaves by itself.
   intended = intended || (was == Server::serving && lease_.step != LeaseStep::serving);
   process_channel();  // its last words
@@ -493,8 +506,8 @@ void VolumeWorker::server_lost(bool intended) {
 // for that: only the next attempt's back-off depends on it.
 void VolumeWorker::explain_death(bool last_chance) {
   if (!unexplained_) return;
-  const auto notice = context_.pool.exit_of(unexplained_->pid);
-  if (!notice && !last_chance) return;
+  const auto [notice, to_be_said] = context_.pool.end_of(unexplained_->pid);
+  if (to_be_said && !last_chance) return;
   const Death death = *unexplained_;
   unexplained_.reset();
   const std::string how = notice ? "was " + notice->to_string() : "ended";
@@ -503,7 +516,7 @@ void VolumeWorker::explain_death(bool last_chance) {
     event(true, "ServerDied", who + " " + how + " before it served");
     return;
   }
-  if (lost_at_ || lost_how_.empty()) lost_how_ = how;
+  if (lost_at_ || uncounted_ || lost_how_.empty()) lost_how_ = how;
   const bool own_fault = notice && notice->signal != SIGKILL;
   history_.died(death.when, death.served, own_fault, record_.volume.spec.recovery.back_off,
                 jitter());

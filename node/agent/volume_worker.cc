@@ -162,6 +162,7 @@ void VolumeWorker::run() {
       execute(decision);
   }
   calm();
+  if (settle_recovery(true)) save_lease();
   const std::scoped_lock lock(mail_mutex_);
   stats_waiters_.clear();
 }
@@ -169,6 +170,7 @@ void VolumeWorker::run() {
 // Applications wait for these, and what is published after them says them too.
 bool VolumeWorker::ends_within_a_moment(const Decision& decision) const {
   if (last_error_) return false;
+  if (uncounted_) return true;
   if (decision.act == Act::begin_recovery || decision.act == Act::grant) return true;
   // Between the close of ublkcN and the end of the kernel's work after it.
   return decision.act == Act::wait && decision.why == reconcile::Why::device_releasing &&
@@ -418,10 +420,13 @@ void VolumeWorker::wait_for_events(std::optional<std::chrono::milliseconds> at_m
                    {herald_.get(), POLLIN, 0}};
   std::optional<std::chrono::milliseconds> limit = at_most;
   if (record_unsaved_ || lease_unsaved_) limit = std::min(limit.value_or(save_retry), save_retry);
-  if (server_state_ == Server::warming) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(server_deadline_ - Clock::now());
-    limit = std::clamp(left, 0ms, limit.value_or(left < 0ms ? 0ms : left));
-  }
+  const auto wake_by = [&limit](Clock::time_point when) {
+    const auto left =
+        std::max(0ms, std::chrono::ceil<std::chrono::milliseconds>(when - Clock::now()));
+    limit = std::min(limit.value_or(left), left);
+  };
+  if (server_state_ == Server::warming) wake_by(server_deadline_);
+  if (uncounted_) wake_by(uncounted_->settle_by);
   const int timeout = limit ? static_cast<int>(std::max<int64_t>(limit->count(), 0)) : -1;
   int ready = ::poll(fds, 5, timeout);
   if (ready > 0 && fds[4].revents != 0) {
@@ -518,6 +523,7 @@ void VolumeWorker::observe_device() {
 
 void VolumeWorker::observe_server() {
   if (server_ && server_->pidfd.exited()) server_lost(false);
+  if (settle_recovery(false)) save_lease();
   explain_death(false);
   if (old_holder_alive_) {
     // Its spawner may have answered only now.
@@ -654,6 +660,7 @@ void VolumeWorker::watch_device() {
 }
 
 void VolumeWorker::reset_device() {
+  (void)settle_recovery(true);
   if (device_) (void)unlink_device(context_.paths, name_, device_->id);
   char_watch_.reset();
   disk_watch_.reset();

@@ -157,6 +157,7 @@ class VolumeWorker {
   void count_recovery(std::optional<std::chrono::microseconds> pause, std::string reason);
   void forget_loss();
   void explain_death(bool last_chance);
+  [[nodiscard]] bool settle_recovery(bool last_chance);
   void take_over(SpawnedServer server);
   void ask_for_herald();
   void drop_server();
@@ -258,6 +259,13 @@ class VolumeWorker {
     std::chrono::milliseconds served{0};
   };
   std::optional<Death> unexplained_;
+  // One that is over, and waits a moment for what its reason is.
+  struct Recovery {
+    std::chrono::microseconds pause{0};
+    pid_t server = -1;  // the new one
+    Clock::time_point settle_by;
+  };
+  std::optional<Recovery> uncounted_;
   Clock::time_point stop_not_before_{};
   bool pool_blocked_ = false;
 

@@ -421,16 +421,7 @@ class SpawnerDaemonTest : public ::testing::Test {
   void TearDown() override {
     if (auto client = connect_spawner(socket_)) (void)(*client)->shutdown(patience);
   }
-  // Who listens: the peer of a connection.
-  [[nodiscard]] Pidfd daemon() const {
-    auto socket = MessageSocket::connect(socket_);
-    ucred peer{};
-    socklen_t length = sizeof peer;
-    if (!socket || ::getsockopt(socket->fd(), SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0)
-      return {};
-    auto pidfd = Pidfd::open(peer.pid);
-    return pidfd ? std::move(pidfd).value() : Pidfd();
-  }
+  [[nodiscard]] Pidfd daemon() const { return listener_of(socket_); }
   [[nodiscard]] std::string log() const {
     auto text = read_file(options_.log_file, 1 << 20);
     return text ? *text : text.error().to_string();

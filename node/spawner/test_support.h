@@ -2,12 +2,16 @@
 #pragma once
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <string>
+
+#include "common/base/pidfd.h"
+#include "common/ipc/message_socket.h"
 
 namespace ublk_operator {
 
@@ -49,6 +53,17 @@ inline std::string install_program(const std::string& program, const std::string
   std::filesystem::copy_file(program, copy, std::filesystem::copy_options::skip_existing);
   ::chmod(copy.c_str(), 0755);
   return copy;
+}
+
+// The process that listens at `socket`.
+inline Pidfd listener_of(const std::string& socket) {
+  auto connection = MessageSocket::connect(socket);
+  ucred peer{};
+  socklen_t length = sizeof peer;
+  if (!connection || ::getsockopt(connection->fd(), SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0)
+    return {};
+  auto pidfd = Pidfd::open(peer.pid);
+  return pidfd ? std::move(pidfd).value() : Pidfd();
 }
 
 }  // namespace ublk_operator

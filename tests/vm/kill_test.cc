@@ -1,6 +1,7 @@
 // Whoever is killed, and whenever: the volume comes back without a manual step, and every acknowledged write is there.
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/resource.h>
 
 #include <filesystem>
@@ -313,6 +314,23 @@ TEST(SchedulingTest, WhatBringsADeviceBackRunsFirstUntilItServes) {
     EXPECT_FALSE(any_runs_first(node.agent_pid()));
     EXPECT_TRUE(comes_true([&] { return all_as_their_process(node.agent_pid()); }));
   }
+}
+
+// The spawner is no part of a recovery when there is a standby, and may be the last to hear of it.
+TEST(SpawnerTest, SaysHowAServerEndedAlsoWhenTheNextOneServesAlready) {
+  LabNode node;
+  node.apply({});
+  ASSERT_TRUE(node.wait_ready("vol"));
+  ASSERT_TRUE(comes_true([] { return shell_output("pgrep -xc ublk-server") == "2\n"; }))
+      << "no standby";
+  Application application(node.device("vol"));
+  const uint64_t before = node.get("vol").status.recovery_count;
+  ASSERT_EQ(::kill(node.spawner_pid(), SIGSTOP), 0);
+  node.kill_server("vol");
+  EXPECT_TRUE(application.progress(3));
+  ASSERT_EQ(::kill(node.spawner_pid(), SIGCONT), 0);
+  ASSERT_TRUE(node.wait_recovered("vol", before));
+  EXPECT_EQ(node.get("vol").status.last_recovery_reason, "was killed by SIGKILL (9)");
 }
 
 std::vector<HalfWay> half_ways() {

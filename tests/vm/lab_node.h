@@ -82,6 +82,7 @@ class LabNode {
   }
   [[nodiscard]] pid_t server_pid(const std::string& name);
   [[nodiscard]] pid_t agent_pid() const { return agent_->pid(); }
+  [[nodiscard]] pid_t spawner_pid() const { return spawner_->pid(); }
   // SIGKILL to the server of the volume; returns when it is dead.
   void kill_server(const std::string& name);
 
