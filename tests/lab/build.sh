@@ -10,12 +10,12 @@ export CCACHE_BASEDIR=$REPO CCACHE_NOHASHDIR=1 CCACHE_SLOPPINESS=${CCACHE_SLOPPI
 # Both may be called in a condition, where errexit is off: they return what failed.
 configure_preset() {
   local preset=$1 launcher=()
-  # Ninja runs cmake again by itself when a CMake file changes.
-  [[ -f $REPO/build/$preset/build.ninja ]] && return
+  # Ninja runs cmake again by itself when a CMake file changes, but another compiler is another build.
+  [[ $REPO/build/$preset/build.ninja -nt $REPO/CMakePresets.json ]] && return
   if command -v ccache >/dev/null; then
     launcher=(-D CMAKE_CXX_COMPILER_LAUNCHER=ccache -D CMAKE_C_COMPILER_LAUNCHER=ccache)
   fi
-  (cd "$REPO" && cmake --preset "$preset" "${launcher[@]}")
+  (cd "$REPO" && cmake --fresh --preset "$preset" "${launcher[@]}")
 }
 # build_preset PRESET [TARGET...]
 build_preset() { configure_preset "$1" && ninja -C "$REPO/build/$1" "${@:2}"; }
@@ -47,5 +47,6 @@ if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
     esac
   done
   install_missing "${BUILD_PACKAGES[@]}"
+  [[ $preset == release ]] || install_missing "${SANITIZER_PACKAGES[@]}"
   build_preset "$preset" "$@"
 fi

@@ -6,6 +6,7 @@
 
 BUILD_PACKAGES=(g++ cmake ninja-build ccache pkg-config liburing-dev libcpprest-dev libyaml-cpp-dev libspdlog-dev
   libfmt-dev libgtest-dev libgmock-dev nlohmann-json3-dev libcli11-dev libcap-dev libcap2-bin prometheus-cpp-dev)
+SANITIZER_PACKAGES=(clang-19 libclang-rt-19-dev)
 LINT_PACKAGES=(clang-format-19 clang-tidy-19 shellcheck jq)
 LAB_PACKAGES=(qemu-system-x86 qemu-utils mmdebstrap debian-archive-keyring cpio kmod e2fsprogs busybox-static xz-utils
   zstd jq util-linux)
@@ -31,7 +32,7 @@ apt_install() {
 }
 
 lab_deps() { install_missing "${LAB_PACKAGES[@]}"; }
-all_deps() { install_missing "${BUILD_PACKAGES[@]}" "${LINT_PACKAGES[@]}" "${LAB_PACKAGES[@]}" "${CLUSTER_PACKAGES[@]}" \
+all_deps() { install_missing "${BUILD_PACKAGES[@]}" "${SANITIZER_PACKAGES[@]}" "${LINT_PACKAGES[@]}" "${LAB_PACKAGES[@]}" "${CLUSTER_PACKAGES[@]}" \
   "${CHART_PACKAGES[@]}" "${IMAGE_PACKAGES[@]}"; }
 
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then

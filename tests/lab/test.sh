@@ -11,14 +11,13 @@ set -euo pipefail
 . "$LAB_DIR/kernel-log.sh"
 . "$LAB_DIR/beside.sh"
 
-STAGES=(deps build lint chart unit vm-7.2 vm-6.12 systemd cluster api asan tidy tsan)
+STAGES=(deps build lint chart unit vm-7.2 vm-6.12 systemd cluster api asan tsan tidy)
 # Without a cache these take more than five minutes each: cluster and api compile Kubernetes. So that a new
 # machine has its answer within half an hour, they wait there until somebody asks for them.
-FIRST_IS_LONG=(tidy tsan cluster api)
+FIRST_IS_LONG=(tsan tidy cluster api)
 # These compile everything once more, for nothing but themselves: last, and where they never ran (a new and slow machine) not
-# begun after so many minutes. Without names that is for the half hour, with `all` for CI, which ends what takes 90 minutes
-# without any answer.
-COMPILES_FOR_ITSELF=(asan tidy tsan)
+# begun after so many minutes. Without names that is for the half hour, with `all` for the hour that CI may take.
+COMPILES_FOR_ITSELF=(asan tsan tidy)
 UNIT_LIMIT=120      # seconds a unit test program may take; more under a sanitizer
 VM_LIMIT=600        # the same for one that needs the kernel, unless NAME.timeout says otherwise
 RESULTS=$REPO/build/results
@@ -40,7 +39,7 @@ if ((!${#wanted[@]})); then
     fi
   done
 elif [[ ${wanted[*]} == all ]]; then
-  begun_within=60 wanted=("${STAGES[@]}")
+  begun_within=45 wanted=("${STAGES[@]}")
 fi
 [[ ! $LONG ]] || begun_within=''
 for stage in "${wanted[@]}"; do
@@ -162,6 +161,7 @@ unit_stage() {
   out=$RESULTS/$stage
   rm -rf "$out"; mkdir -p "$out"
   if [[ $preset != release ]]; then
+    install_missing "${SANITIZER_PACKAGES[@]}"
     logged configure_preset "$preset" || return 0
   fi
   mapfile -t programs < <(test_programs "$preset" unit | { if [[ $preset == tsan ]]; then grep -vxFf <(printf 'unit/%s\n' "${TSAN_LEAVES_OUT[@]}"); else cat; fi; })
@@ -172,7 +172,7 @@ unit_stage() {
     cd "$REPO"
     export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1
     export UBSAN_OPTIONS=print_stacktrace=1
-    # GCC 12's sanitizers cannot place their shadow where newer kernels randomise addresses.
+    # Sanitizers cannot place their shadow where kernels newer than they are randomise addresses.
     setarch -R "$LAB_DIR/gtest.sh" "$out" "$(nproc)" "$limit" "${programs[@]/#/$REPO/build/$preset/}" >"$out/summary"
   )
   report_gtests "$stage" "$out" "${programs[@]##*/}"
