@@ -98,7 +98,7 @@ Result<AcquiredServer> ServerPool::acquire(const Geometry& geometry) {
     if (chosen != standbys_.end()) {
       AcquiredServer acquired{std::move(chosen->server), chosen->told == geometry};
       standbys_.erase(chosen);
-      handed_out_.insert(acquired.server.info.pid);
+      hand_out_locked(acquired.server.info);
       return acquired;
     }
     client = client_;
@@ -108,7 +108,7 @@ Result<AcquiredServer> ServerPool::acquire(const Geometry& geometry) {
   auto server = client->spawn(request_for(options_.server_program, arena_bytes), spawn_timeout);
   if (!server) return std::move(server).error();
   const std::scoped_lock lock(mutex_);
-  handed_out_.insert(server->info.pid);
+  hand_out_locked(server->info);
   return AcquiredServer{std::move(server).value(), false};
 }
 
@@ -116,8 +116,15 @@ std::optional<SpawnedServer> ServerPool::adopt(const std::string& volume) {
   const std::scoped_lock lock(mutex_);
   auto node = adoptable_.extract(volume);
   if (node.empty()) return std::nullopt;
-  handed_out_.insert(node.mapped().info.pid);
+  hand_out_locked(node.mapped().info);
   return std::move(node.mapped());
+}
+
+// Its end may have been said before.
+void ServerPool::hand_out_locked(const ServerInfo& server) {
+  for (const ExitNotice& notice : exits_)
+    if (notice.id == server.id && notice.pid == server.pid) return;
+  handed_out_.insert(server.pid);
 }
 
 void ServerPool::bind(uint64_t server, const std::string& volume, uint64_t generation) {
@@ -166,10 +173,10 @@ void ServerPool::drop_standbys() {
   wake_.signal();
 }
 
-ServerEnd ServerPool::end_of(pid_t pid) {
+ServerEnd ServerPool::end_of(uint64_t id, pid_t pid) {
   const std::scoped_lock lock(mutex_);
   for (auto it = exits_.rbegin(); it != exits_.rend(); ++it)
-    if (it->pid == pid) return {*it, false};
+    if (it->id == id && it->pid == pid) return {*it, false};
   return {std::nullopt, handed_out_.contains(pid)};
 }
 
@@ -217,7 +224,8 @@ void ServerPool::connect_locked(std::unique_lock<std::mutex>& lock) {
   }
   retry_ = 0ms;
   client_ = std::move(*client);
-  // Who ended meanwhile, or with another spawner: nobody will say how.
+  // Who ended meanwhile, or with another spawner, and was not said to: nobody will say how.
+  (void)client_->process_events([this](const ExitNotice& notice) { note_exit_locked(notice); });
   for (const pid_t pid : handed_out)
     if (std::none_of(servers->begin(), servers->end(),
                      [&](const SpawnedServer& server) { return server.info.pid == pid; }))
@@ -234,6 +242,19 @@ void ServerPool::connect_locked(std::unique_lock<std::mutex>& lock) {
   log_->info("operation=connect_spawner socket={} servers={}", options_.spawner_socket,
              servers->size());
   connected_changed_.notify_all();
+}
+
+void ServerPool::note_exit_locked(const ExitNotice& notice) {
+  // A standby that died is replaced, though not in a spin.
+  for (const auto& standby : standbys_)
+    if (standby.server.info.id == notice.id) {
+      log_->warn("operation=standby_died pid={} how=\"{}\"", notice.pid, notice.to_string());
+      refill_wanted_ = true;
+      spawn_not_before_ = Clock::now() + respawn_pause;
+    }
+  handed_out_.erase(notice.pid);
+  exits_.push_back(notice);
+  if (exits_.size() > exits_kept_max) exits_.pop_front();
 }
 
 void ServerPool::lost_locked() {
@@ -312,19 +333,8 @@ void ServerPool::run() {
     if (ready > 0 && fds[1].revents != 0)
       alive = client->process_events([&](const ExitNotice& notice) { notices.push_back(notice); });
     lock.lock();
-    for (auto& notice : notices) {
-      changed = true;
-      // A standby that died is replaced, though not in a spin.
-      for (const auto& standby : standbys_)
-        if (standby.server.info.id == notice.id) {
-          log_->warn("operation=standby_died pid={} how=\"{}\"", notice.pid, notice.to_string());
-          refill_wanted_ = true;
-          spawn_not_before_ = Clock::now() + respawn_pause;
-        }
-      handed_out_.erase(notice.pid);
-      exits_.push_back(notice);
-      if (exits_.size() > exits_kept_max) exits_.pop_front();
-    }
+    for (const auto& notice : notices) note_exit_locked(notice);
+    changed = !notices.empty();
     if (!alive && client_ == client) {
       lost_locked();
       changed = true;

@@ -74,13 +74,15 @@ class ServerPool {
   void refill();
   // The server program was replaced: standbys of the old one serve nobody.
   void drop_standbys();
-  [[nodiscard]] ServerEnd end_of(pid_t pid);
+  [[nodiscard]] ServerEnd end_of(uint64_t id, pid_t pid);
   [[nodiscard]] bool connected() const;
 
  private:
   void run();
   void connect_locked(std::unique_lock<std::mutex>& lock);
   void lost_locked();
+  void hand_out_locked(const ServerInfo& server);
+  void note_exit_locked(const ExitNotice& notice);
   void note_locked(const Geometry& geometry);
   static void ask_what_it_holds(SpawnedServer& server);
   void fill_standbys(std::unique_lock<std::mutex>& lock);

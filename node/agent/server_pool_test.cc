@@ -47,7 +47,7 @@ class ServerPoolTest : public ::testing::Test {
   void start_spawner() {
     SpawnerDaemonOptions options;
     options.program = helper_program("spawner_test_daemon");
-    options.arguments = {socket(), directory_.path() + "/uids"};
+    options.arguments = {socket(), directory_.path() + "/uids", "no-cgroups"};
     options.log_file = directory_.path() + "/spawner.log";
     options.timeout = patience;
     auto started = start_spawner_daemon(options);
@@ -120,26 +120,30 @@ TEST_F(ServerPoolTest, WhatNoStandbyHasRoomForGetsAServerOfItsOwn) {
 TEST_F(ServerPoolTest, HowAServerEndedIsToBeSaidUntilItsSpawnerSaysIt) {
   auto acquired = pool_->acquire(geometry_of(8));
   ASSERT_TRUE(acquired.ok()) << acquired.error().to_string();
-  const pid_t pid = acquired->server.info.pid;
-  EXPECT_TRUE(pool_->end_of(pid).to_be_said);
+  const ServerInfo server = acquired->server.info;
+  EXPECT_TRUE(pool_->end_of(server.id, server.pid).to_be_said);
   ASSERT_TRUE(acquired->server.pidfd.kill(SIGKILL).ok());
-  ASSERT_TRUE(comes_true([&] { return !pool_->end_of(pid).to_be_said; }));
-  const auto end = pool_->end_of(pid);
+  ASSERT_TRUE(comes_true([&] { return !pool_->end_of(server.id, server.pid).to_be_said; }));
+  const auto end = pool_->end_of(server.id, server.pid);
   ASSERT_TRUE(end.notice.has_value());
   EXPECT_EQ(end.notice->to_string(), "killed by SIGKILL (9)");
+  EXPECT_FALSE(pool_->end_of(server.id + 1, server.pid).notice) << "a pid may be another's next";
 }
 
 TEST_F(ServerPoolTest, HowAServerEndedIsSaidByNobodyOnceAnotherSpawnerAnswers) {
   auto acquired = pool_->acquire(geometry_of(8));
   ASSERT_TRUE(acquired.ok()) << acquired.error().to_string();
-  const pid_t pid = acquired->server.info.pid;
-  ASSERT_TRUE(listener_of(socket()).kill(SIGKILL).ok());
+  const ServerInfo server = acquired->server.info;
+  const Pidfd spawner = listener_of(socket());
+  ASSERT_TRUE(spawner.kill(SIGKILL).ok());
+  ASSERT_TRUE(wait_readable(spawner.fd()));
   ASSERT_TRUE(comes_true([&] { return !pool_->connected(); }));
-  EXPECT_TRUE(pool_->end_of(pid).to_be_said) << "it may be the connection that was lost";
+  EXPECT_TRUE(pool_->end_of(server.id, server.pid).to_be_said)
+      << "it may be the connection that was lost";
   start_spawner();
   ASSERT_FALSE(HasFatalFailure());
-  ASSERT_TRUE(comes_true([&] { return !pool_->end_of(pid).to_be_said; }));
-  EXPECT_FALSE(pool_->end_of(pid).notice.has_value());
+  ASSERT_TRUE(comes_true([&] { return !pool_->end_of(server.id, server.pid).to_be_said; }));
+  EXPECT_FALSE(pool_->end_of(server.id, server.pid).notice.has_value());
 }
 
 }  // namespace

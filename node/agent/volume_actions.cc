@@ -27,8 +27,9 @@ namespace {
 constexpr auto kill_timeout = 5s;  // a process in an uninterruptible wait dies when the wait ends
 constexpr auto helper_timeout = 30s;  // STOP_DEV of a device without a server: 45 ms seen
 constexpr auto poke_pause = 250ms;
-constexpr auto explained_within = 5s;  // by a spawner that lives; it may have been stopped
-constexpr auto hook_timeout = 60s;     // a test that hooked a point and went away
+constexpr size_t unexplained_max = 16;  // deaths while the spawner says nothing
+constexpr auto explained_within = 5s;   // by a spawner that lives; it may have been stopped
+constexpr auto hook_timeout = 60s;      // a test that hooked a point and went away
 
 }  // namespace
 
@@ -410,6 +411,8 @@ void VolumeWorker::serving(bool recovered) {
         let_in_at_ ? std::chrono::duration_cast<std::chrono::microseconds>(now - *let_in_at_)
                    : pause;
     uncounted_ = Recovery{pause, server_->pidfd.pid(), now + explained_within};
+  } else {
+    lease_.lost.clear();
   }
   half_way_held_since_.reset();
   forget_loss();
@@ -423,10 +426,12 @@ void VolumeWorker::serving(bool recovered) {
 // Nothing waits for that but what is published of the volume. True: it was counted now, which the lease is still to be told.
 bool VolumeWorker::settle_recovery(bool last_chance) {
   if (!uncounted_) return false;
-  explain_death(last_chance || Clock::now() >= uncounted_->settle_by);
-  if (unexplained_) return false;
+  explain_deaths();
+  if (loss_is_unexplained() && !last_chance && Clock::now() < uncounted_->settle_by) return false;
   const Recovery recovery = *std::exchange(uncounted_, std::nullopt);
-  const std::string how = std::exchange(lost_how_, {});
+  const std::string how = lost_how_.empty() ? "ended" : lost_how_;
+  lost_how_.clear();
+  lost_server_ = -1;
   event(false, "Recovered",
         object_name(device_->id) + " is served again after " +
             std::to_string(std::chrono::round<std::chrono::milliseconds>(recovery.pause).count()) +
@@ -451,14 +456,17 @@ void VolumeWorker::forget_loss() {
   calm();
   lost_at_.reset();
   let_in_at_.reset();
-  if (!uncounted_) lost_how_.clear();
+  if (uncounted_) return;
+  lost_how_.clear();
+  lost_server_ = -1;
 }
 
 void VolumeWorker::server_lost(bool intended) {
   const auto now = Clock::now();
   const Server was = server_state_;
   const pid_t pid = server_->pidfd.pid();
-  (void)settle_recovery(true);
+  const uint64_t id = server_->info.id;
+  const bool counted = settle_recovery(true);
   // After a stop of the device its server leaves by itself.
   intended = intended || (was == Server::serving && lease_.step != LeaseStep::serving);
   process_channel();  // its last words
@@ -487,40 +495,52 @@ void VolumeWorker::server_lost(bool intended) {
     lease_.step =
         left_traces && lease_.device_spec.queues > 1 ? LeaseStep::granted : LeaseStep::fencing;
     // That one served, and is dead, its pid tells the next agent, which is written; and applications wait.
-    if (was == Server::granted || intended) save_lease();
+    if (was == Server::granted || intended || counted) save_lease();
     const bool stopped = device_ && device_->state == DeviceState::dead && intended;
-    if (!lost_at_ && !stopped) lost_at_ = now;
+    if (!lost_at_ && !stopped) {
+      lost_at_ = now;
+      if (!intended && was == Server::serving) lost_server_ = pid;
+    }
   }
   if (intended) return;
-  explain_death(true);  // the one before
   const auto served =
       was == Server::serving
           ? std::chrono::duration_cast<std::chrono::milliseconds>(now - *serving_since_)
           : 0ms;
-  unexplained_ = Death{pid, was, now, served};
+  unexplained_.push_back({id, pid, was, now, served});
   // Who died before it served has failed, however it died.
   if (was != Server::serving) history_.failed(now, record_.volume.spec.recovery.back_off, jitter());
 }
 
 // The pidfd says that a server died; how it died comes from its parent, the spawner, a moment later. Recovery does not wait
-// for that: only the next attempt's back-off depends on it.
-void VolumeWorker::explain_death(bool last_chance) {
-  if (!unexplained_) return;
-  const auto [notice, to_be_said] = context_.pool.end_of(unexplained_->pid);
-  if (to_be_said && !last_chance) return;
-  const Death death = *unexplained_;
-  unexplained_.reset();
+// for that: only the next attempt's back-off depends on it, and what is said of the recovery.
+void VolumeWorker::explain_deaths() {
+  while (!unexplained_.empty()) {
+    const Death death = unexplained_.front();
+    const auto [notice, to_be_said] = context_.pool.end_of(death.id, death.pid);
+    if (to_be_said && unexplained_.size() <= unexplained_max) return;
+    unexplained_.pop_front();
+    explain(death, notice);
+  }
+}
+
+void VolumeWorker::explain(const Death& death, const std::optional<ExitNotice>& notice) {
   const std::string how = notice ? "was " + notice->to_string() : "ended";
   const std::string who = "process " + std::to_string(death.pid);
   if (death.was != Server::serving) {
     event(true, "ServerDied", who + " " + how + " before it served");
     return;
   }
-  if (lost_at_ || uncounted_ || lost_how_.empty()) lost_how_ = how;
+  if (death.pid == lost_server_) lost_how_ = how;
   const bool own_fault = notice && notice->signal != SIGKILL;
   history_.died(death.when, death.served, own_fault, record_.volume.spec.recovery.back_off,
                 jitter());
   event(true, "ServerDied", who + " " + how + " while it served");
+}
+
+bool VolumeWorker::loss_is_unexplained() const {
+  return std::any_of(unexplained_.begin(), unexplained_.end(),
+                     [this](const Death& death) { return death.pid == lost_server_; });
 }
 
 // Kernels before UBLK_F_QUIESCE (6.16) may reset the device in START_USER_RECOVERY itself, so it cannot be repeated. FAIL_IO is
@@ -612,11 +632,11 @@ void VolumeWorker::kill_server(Why why) {
     (void)server_->pidfd.kill(SIGKILL);
   }
   if (!wait_server_exit(kill_timeout)) return;
+  server_lost(!dying);
   if (why == Why::replacing_server) {
     lost_how_ = "was replaced";
     replace_server_ = false;
   }
-  server_lost(!dying);
 }
 
 void VolumeWorker::stop_device(Why why) {
@@ -634,6 +654,7 @@ void VolumeWorker::stop_device(Why why) {
 
 // The kernel took the disk away.
 void VolumeWorker::disk_gone() {
+  (void)settle_recovery(true);
   usage_ = Usage::unknown;
   lease_.step = LeaseStep::fencing;
   save_lease();

@@ -156,7 +156,7 @@ void VolumeWorker::run() {
     const Decision decision = reconcile::decide(desired(), observed());
     if (!ends_within_a_moment(decision)) publish_status(decision);
     if (decision.act == Act::nothing || decision.act == Act::wait) {
-      if (std::exchange(gives_way_, false)) run_as_others();
+      if (!uncounted_ && std::exchange(gives_way_, false)) run_as_others();
       wait_for_events(decision.recheck);
     } else
       execute(decision);
@@ -523,8 +523,8 @@ void VolumeWorker::observe_device() {
 
 void VolumeWorker::observe_server() {
   if (server_ && server_->pidfd.exited()) server_lost(false);
+  explain_deaths();
   if (settle_recovery(false)) save_lease();
-  explain_death(false);
   if (old_holder_alive_) {
     // Its spawner may have answered only now.
     if (auto server = context_.pool.adopt(name_)) {

@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <deque>
 #include <functional>
 #include <future>
 #include <map>
@@ -96,6 +97,14 @@ class VolumeWorker {
 
  private:
   using Clock = std::chrono::steady_clock;
+  // A server that ended, which its spawner explains a moment later.
+  struct Death {
+    uint64_t id = 0;
+    pid_t pid = -1;
+    reconcile::Server was = reconcile::Server::none;
+    Clock::time_point when;
+    std::chrono::milliseconds served{0};
+  };
 
   struct Mail {
     std::optional<Volume> wanted;
@@ -156,7 +165,9 @@ class VolumeWorker {
   void note_loss();
   void count_recovery(std::optional<std::chrono::microseconds> pause, std::string reason);
   void forget_loss();
-  void explain_death(bool last_chance);
+  void explain_deaths();
+  void explain(const Death& death, const std::optional<ExitNotice>& notice);
+  [[nodiscard]] bool loss_is_unexplained() const;
   [[nodiscard]] bool settle_recovery(bool last_chance);
   void take_over(SpawnedServer server);
   void ask_for_herald();
@@ -251,14 +262,8 @@ class VolumeWorker {
   std::optional<Clock::time_point> let_in_at_;  // the next server, after that
   std::optional<std::chrono::microseconds> last_recovery_work_;
   std::string lost_how_;
-  // A server whose end the spawner has not explained yet.
-  struct Death {
-    pid_t pid = -1;
-    reconcile::Server was = reconcile::Server::none;
-    Clock::time_point when;
-    std::chrono::milliseconds served{0};
-  };
-  std::optional<Death> unexplained_;
+  pid_t lost_server_ = -1;         // whose end is the loss
+  std::deque<Death> unexplained_;  // in their order
   // One that is over, and waits a moment for what its reason is.
   struct Recovery {
     std::chrono::microseconds pause{0};

@@ -316,21 +316,70 @@ TEST(SchedulingTest, WhatBringsADeviceBackRunsFirstUntilItServes) {
   }
 }
 
-// The spawner is no part of a recovery when there is a standby, and may be the last to hear of it.
-TEST(SpawnerTest, SaysHowAServerEndedAlsoWhenTheNextOneServesAlready) {
-  LabNode node;
-  node.apply({});
-  ASSERT_TRUE(node.wait_ready("vol"));
-  ASSERT_TRUE(comes_true([] { return shell_output("pgrep -xc ublk-server") == "2\n"; }))
-      << "no standby";
-  Application application(node.device("vol"));
-  const uint64_t before = node.get("vol").status.recovery_count;
-  ASSERT_EQ(::kill(node.spawner_pid(), SIGSTOP), 0);
-  node.kill_server("vol");
-  EXPECT_TRUE(application.progress(3));
-  ASSERT_EQ(::kill(node.spawner_pid(), SIGCONT), 0);
-  ASSERT_TRUE(node.wait_recovered("vol", before));
-  EXPECT_EQ(node.get("vol").status.last_recovery_reason, "was killed by SIGKILL (9)");
+// A spawner is no part of a recovery when there is a standby, and may be the last to hear of it.
+class LateSpawnerTest : public ::testing::Test {
+ protected:
+  static constexpr const char* killed = "was killed by SIGKILL (9)";
+
+  void SetUp() override {
+    node_.apply({});
+    ASSERT_TRUE(node_.wait_ready("vol"));
+    ASSERT_TRUE(comes_true([] { return shell_output("pgrep -xc ublk-server") == "3\n"; }))
+        << "no standbys";
+    application_.emplace(node_.device("vol"));
+    before_ = status().recovery_count;
+    ASSERT_EQ(::kill(node_.spawner_pid(), SIGSTOP), 0);
+  }
+  void TearDown() override { spawner_goes_on(); }
+  void spawner_goes_on() const { EXPECT_EQ(::kill(node_.spawner_pid(), SIGCONT), 0); }
+  // The application's I/O goes on, whatever is known of how the server ended.
+  void kill_server() {
+    const pid_t server = node_.kernel_server_pid("vol");
+    ASSERT_GT(server, 0);
+    kill_and_wait(server);
+    ASSERT_TRUE(application_->progress(3));
+    ASSERT_NE(node_.kernel_server_pid("vol"), server);
+  }
+  [[nodiscard]] VolumeStatus status() { return node_.get("vol").status; }
+  [[nodiscard]] uint64_t recoveries() { return status().recovery_count - before_; }
+
+  LabNode node_{{.standbys = 2}};
+  std::optional<Application> application_;
+  uint64_t before_ = 0;
+};
+
+TEST_F(LateSpawnerTest, SaysHowAServerEndedWhenTheNextOneServesAlready) {
+  kill_server();
+  EXPECT_EQ(recoveries(), 0U) << "without its reason";
+  spawner_goes_on();
+  ASSERT_TRUE(node_.wait_recovered("vol", before_));
+  EXPECT_EQ(status().last_recovery_reason, killed);
+}
+
+TEST_F(LateSpawnerTest, TheNextDeathNeedNotWaitForTheWordOnTheLastOne) {
+  kill_server();
+  kill_server();
+  spawner_goes_on();
+  ASSERT_TRUE(node_.wait_recovered("vol", before_ + 1));
+  EXPECT_EQ(recoveries(), 2U);
+  EXPECT_EQ(status().last_recovery_reason, killed);
+}
+
+TEST_F(LateSpawnerTest, AnAgentThatDiesMeanwhileLeavesTheCountToTheNextOne) {
+  kill_server();
+  node_.kill_agent();
+  spawner_goes_on();
+  node_.start_agent();
+  ASSERT_TRUE(node_.wait_recovered("vol", before_));
+  EXPECT_EQ(recoveries(), 1U);
+}
+
+TEST_F(LateSpawnerTest, AServerReplacedMeanwhileIsARecoveryOfItsOwn) {
+  kill_server();
+  ASSERT_TRUE(node_.api().recover("vol", true).ok());
+  ASSERT_TRUE(node_.wait_recovered("vol", before_ + 1));
+  EXPECT_EQ(recoveries(), 2U);
+  EXPECT_EQ(status().last_recovery_reason, "was replaced");
 }
 
 std::vector<HalfWay> half_ways() {

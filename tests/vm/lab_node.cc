@@ -293,6 +293,13 @@ std::string LabNode::kernel_state(const std::string& name) {
   return info ? to_string(info->state) : errno_name(info.err());
 }
 
+pid_t LabNode::kernel_server_pid(const std::string& name) {
+  const auto id = get(name).status.device_id;
+  if (!id) return -1;
+  auto info = control_->info(*id, {limits::command_deadline, -1});
+  return info ? info->server_pid : -1;
+}
+
 void kill_and_wait(pid_t pid) {
   auto process = Pidfd::open(pid);
   if (!process) return;  // gone already

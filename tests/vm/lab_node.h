@@ -94,8 +94,9 @@ class LabNode {
   // failure, when none gets there.
   [[nodiscard]] bool kill_at(const std::string& volume, const std::string& point);
 
-  // The state as the kernel reports it, asked past the agent.
+  // The state and the server as the kernel reports them, asked past the agent.
   [[nodiscard]] std::string kernel_state(const std::string& name);
+  [[nodiscard]] pid_t kernel_server_pid(const std::string& name);
 
  private:
   std::string dir_;
