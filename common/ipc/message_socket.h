@@ -6,7 +6,7 @@
 // blocking call);
 //          EPROTO: not JSON, truncated or too many descriptors (all received ones are closed);
 //          EMSGSIZE: too large to send.
-// Threads  send and receive may be used from two threads, each from one at a time.
+// Threads  any number may send (a message goes whole or not at all) while one receives.
 #pragma once
 #include <chrono>
 #include <optional>

@@ -92,11 +92,10 @@ class Client final : public SpawnerClient {
   }
 
   void bind(uint64_t id, const std::string& volume, uint64_t generation) override {
-    auto turn = take_turn(steady_clock::now() + limits::command_deadline);
-    // A hint for the next agent, which asks the servers themselves as well: not worth an error.
-    if (turn)
-      (void)requests_.send(
-          {{"type", "bind"}, {"id", id}, {"volume", volume}, {"generation", generation}});
+    // No answer, so no turn: this is between the grant of a device and the end of its recovery, and the request of somebody else
+    // may take long. A hint for the next agent, which asks the servers themselves as well: not worth an error.
+    (void)requests_.send(
+        {{"type", "bind"}, {"id", id}, {"volume", volume}, {"generation", generation}});
   }
 
   Result<void> shutdown(milliseconds timeout) override {

@@ -14,6 +14,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <optional>
 #include <set>
 #include <thread>
@@ -466,6 +467,26 @@ TEST_F(SpawnerDaemonTest, ServersDieWithTheirSpawner) {
   EXPECT_TRUE(wait_readable(server->pidfd.fd()));
   ASSERT_TRUE(wait_readable((*client)->fd()));
   EXPECT_EQ((*client)->process_events([](const ExitNotice&) {}).err(), ECONNRESET);
+}
+
+TEST_F(SpawnerDaemonTest, ToWhomAServerIsGivenIsSaidWithoutWaitingForOtherRequests) {
+  ASSERT_TRUE(start_spawner_daemon(options_).ok()) << log();
+  auto client = connect_spawner(socket_);
+  ASSERT_TRUE(client.ok());
+  auto server = (*client)->spawn({program_, 0, 0}, patience);
+  ASSERT_TRUE(server.ok()) << server.error().to_string() << "\n" << log();
+  const pid_t spawner = daemon().pid();
+  ASSERT_EQ(::kill(spawner, SIGSTOP), 0);
+  auto other = std::async(std::launch::async,
+                          [&] { return (*client)->spawn({program_, 0, 0}, patience).ok(); });
+  (*client)->bind(server->info.id, "pgdata", 7);
+  EXPECT_EQ(other.wait_for(std::chrono::seconds(0)), std::future_status::timeout);
+  ASSERT_EQ(::kill(spawner, SIGCONT), 0);
+  EXPECT_TRUE(other.get());
+  auto servers = (*client)->list(patience);
+  ASSERT_TRUE(servers.ok()) << servers.error().to_string();
+  ASSERT_EQ(servers->size(), 2U);
+  EXPECT_EQ(servers->front().info.volume, "pgdata");
 }
 
 TEST_F(SpawnerDaemonTest, SigtermKillsTheServersAndEndsTheSpawner) {
