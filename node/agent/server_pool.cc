@@ -40,6 +40,14 @@ SpawnRequest request_for(const std::string& program, uint64_t arena_bytes) {
   return {program, arena_bytes, arena_bytes + memory_beyond_arena};
 }
 
+// Of that very server: ids begin anew with each spawner, and pids come again.
+const ExitNotice* find_notice(const std::deque<ExitNotice>& exits, uint64_t id, pid_t pid) {
+  const auto it = std::find_if(exits.rbegin(), exits.rend(), [&](const ExitNotice& notice) {
+    return notice.id == id && notice.pid == pid;
+  });
+  return it == exits.rend() ? nullptr : &*it;
+}
+
 // Is the process's program the file that lies at `program` now?
 bool runs(pid_t pid, const std::string& program) {
   struct stat running{};
@@ -122,9 +130,7 @@ std::optional<SpawnedServer> ServerPool::adopt(const std::string& volume) {
 
 // Its end may have been said before.
 void ServerPool::hand_out_locked(const ServerInfo& server) {
-  for (const ExitNotice& notice : exits_)
-    if (notice.id == server.id && notice.pid == server.pid) return;
-  handed_out_.insert(server.pid);
+  if (find_notice(exits_, server.id, server.pid) == nullptr) handed_out_.insert(server.pid);
 }
 
 void ServerPool::bind(uint64_t server, const std::string& volume, uint64_t generation) {
@@ -175,8 +181,7 @@ void ServerPool::drop_standbys() {
 
 ServerEnd ServerPool::end_of(uint64_t id, pid_t pid) {
   const std::scoped_lock lock(mutex_);
-  for (auto it = exits_.rbegin(); it != exits_.rend(); ++it)
-    if (it->id == id && it->pid == pid) return {*it, false};
+  if (const ExitNotice* notice = find_notice(exits_, id, pid)) return {*notice, false};
   return {std::nullopt, handed_out_.contains(pid)};
 }
 
