@@ -10,7 +10,7 @@ SANITIZER_PACKAGES=(clang-19 libclang-rt-19-dev)
 LINT_PACKAGES=(clang-format-19 clang-tidy-19 shellcheck jq)
 LAB_PACKAGES=(qemu-system-x86 qemu-utils mmdebstrap debian-archive-keyring cpio kmod e2fsprogs busybox-static xz-utils
   zstd jq util-linux)
-CLUSTER_PACKAGES=(gcc libc6-dev openssh-client openssl nbdkit)
+CLUSTER_PACKAGES=(gcc libc6-dev openssh-client openssl nbdkit jq)
 # promtool
 CHART_PACKAGES=(prometheus jq)
 IMAGE_PACKAGES=(buildah binutils kmod jq)

@@ -4,19 +4,19 @@
 
 KUBERNETES_VERSION=1.35.4
 ETCD_VERSION=3.6.5
-HELM_VERSION=3.19.0
+HELM_VERSION=3.20.2         # the series that uses the same Kubernetes modules
 GO_SERIES=1.25              # the oldest that can build these
 KUBERNETES_PROGRAMS=(kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl)
 
 # name_programs: sets KUBERNETES, ETCD, HELM and PAUSE to the folders of the programs, which are there or not yet.
 name_programs() {
-  local recipe key
-  recipe=$(declare -f go_in build_module)
-  key=$(digest "$KUBERNETES_VERSION" "${KUBERNETES_PROGRAMS[@]}" "$recipe" "$(declare -f build_kubernetes kubernetes_module)")
-  KUBERNETES=$LAB_CACHE/kubernetes-$key
-  key=$(digest "$ETCD_VERSION" "$recipe" "$(declare -f build_etcd)"); ETCD=$LAB_CACHE/etcd-$key
-  key=$(digest "$HELM_VERSION" "$recipe" "$(declare -f build_helm)"); HELM=$LAB_CACHE/helm-$key
-  key=$(digest "$CLUSTER_LAB/pause.c" "$(declare -f build_pause)"); PAUSE=$LAB_CACHE/pause-$key
+  local recipe
+  # The versions of all, for each: what the programs have in common depends on them.
+  recipe=$(digest "$KUBERNETES_VERSION" "$ETCD_VERSION" "$HELM_VERSION" "$(declare -f go_in lab_module build_programs)")
+  KUBERNETES=$LAB_CACHE/kubernetes-$(digest "${KUBERNETES_PROGRAMS[@]}" "$recipe" "$(declare -f build_kubernetes)")
+  ETCD=$LAB_CACHE/etcd-$(digest "$recipe" "$(declare -f build_etcd)")
+  HELM=$LAB_CACHE/helm-$(digest "$recipe" "$(declare -f build_helm)")
+  PAUSE=$LAB_CACHE/pause-$(digest "$CLUSTER_LAB/pause.c" "$(declare -f build_pause)")
   # Results never change once they have their name, so who finds them takes no lock.
   touch -c "$KUBERNETES" "$ETCD" "$HELM" "$PAUSE"
 }
@@ -85,43 +85,41 @@ go_in() {
   )
 }
 
-# build_module OUT PROGRAM PACKAGE MODULE VERSION LDFLAGS: one program of a module that needs no replacements.
-build_module() {
-  local out=$1 program=$2 package=$3 module=$4 version=$5 ldflags=$6
-  mkdir "$out/work"
-  printf 'module lab\ngo %s.0\nrequire %s v%s\n' "$GO_SERIES" "$module" "$version" >"$out/work/go.mod"
-  step "fetching $program $version" go_in "$out/work" mod download "$module"
-  step "compiling $program" go_in "$out/work" build -trimpath -ldflags "-s -w $ldflags" -o "$out/$program" "$package"
-  rm -rf "$out/work"
-}
-build_etcd() { build_module "$1" etcd go.etcd.io/etcd/server/v3 go.etcd.io/etcd/server/v3 "$ETCD_VERSION" ""; }
-# Without the flags it takes every cluster it renders charts for as Kubernetes 1.20.
-build_helm() {
-  local minor=${KUBERNETES_VERSION#*.}; minor=${minor%.*}
-  build_module "$1" helm helm.sh/helm/v3/cmd/helm helm.sh/helm/v3 "$HELM_VERSION" "-X helm.sh/helm/v3/internal/version.version=v$HELM_VERSION \
-    -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=$minor \
-    -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=$minor"
-}
-
-build_kubernetes() {
-  local out=$1 program minor=${KUBERNETES_VERSION#*.} version=k8s.io/component-base/version
-  mkdir "$out/work"
-  step "fetching Kubernetes $KUBERNETES_VERSION" kubernetes_module "$out/work"
-  for program in "${KUBERNETES_PROGRAMS[@]}"; do
-    step "compiling $program" go_in "$out/work" build -trimpath -o "$out/$program" -ldflags "-s -w \
-      -X $version.gitVersion=v$KUBERNETES_VERSION -X $version.gitMajor=1 -X $version.gitMinor=${minor%.*}" "k8s.io/kubernetes/cmd/$program"
-  done
-  rm -rf "$out/work"
-}
-# Its go.mod points to folders beside it, which a module fetched alone does not have: the same code as modules.
-kubernetes_module() {
+# lab_module FOLDER: makes it the main module of all programs. One module, so that what they have in common, which is most of
+# Helm and etcd, has one version and is compiled once. The go.mod of Kubernetes points to folders beside it, which a module
+# fetched alone does not have: here they are the same code as modules.
+lab_module() {
   local source
   source=$(go_in "$1" mod download -json "k8s.io/kubernetes@v$KUBERNETES_VERSION" | jq -r .Dir)
   {
-    printf 'module lab\ngo %s.0\nrequire k8s.io/kubernetes v%s\nreplace (\n' "$GO_SERIES" "$KUBERNETES_VERSION"
+    printf 'module lab\ngo %s.0\nrequire (\n' "$GO_SERIES"
+    printf '  %s v%s\n' k8s.io/kubernetes "$KUBERNETES_VERSION" go.etcd.io/etcd/server/v3 "$ETCD_VERSION" helm.sh/helm/v3 "$HELM_VERSION"
+    printf ')\nreplace (\n'
     sed -nE "s|^[[:space:]]*(k8s.io/[a-z-]+) => ./staging.*|  \1 => \1 v0.${KUBERNETES_VERSION#1.}|p" "$source/go.mod"
     printf ')\n'
   } >"$1/go.mod"
+}
+# build_programs OUT WHAT LDFLAGS PACKAGE...: all at once, so that while one is linked, which takes one processor, others are compiled.
+build_programs() {
+  local out=$1 what=$2 ldflags=$3; shift 3
+  mkdir "$out/work"
+  step "fetching what Kubernetes $KUBERNETES_VERSION is made with" lab_module "$out/work"
+  step "compiling $what" go_in "$out/work" build -trimpath -ldflags "-s -w $ldflags" -o "$out/" "$@"
+  rm -rf "$out/work"
+}
+# Its package is called server.
+build_etcd() { build_programs "$1" "etcd $ETCD_VERSION" "" go.etcd.io/etcd/server/v3; mv "$1/server" "$1/etcd"; }
+# Without the flags it takes every cluster it renders charts for as Kubernetes 1.20.
+build_helm() {
+  local minor=${KUBERNETES_VERSION#*.}; minor=${minor%.*}
+  build_programs "$1" "Helm $HELM_VERSION" "-X helm.sh/helm/v3/internal/version.version=v$HELM_VERSION \
+    -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=$minor \
+    -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=$minor" helm.sh/helm/v3/cmd/helm
+}
+build_kubernetes() {
+  local minor=${KUBERNETES_VERSION#*.} version=k8s.io/component-base/version
+  build_programs "$1" "Kubernetes $KUBERNETES_VERSION" "-X $version.gitVersion=v$KUBERNETES_VERSION -X $version.gitMajor=1 -X $version.gitMinor=${minor%.*}" \
+    "${KUBERNETES_PROGRAMS[@]/#/k8s.io/kubernetes/cmd/}"
 }
 
 build_pause() { step "compiling pause" compile_pause "$1"; }
