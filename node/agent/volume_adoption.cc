@@ -190,12 +190,4 @@ void VolumeWorker::take_over(SpawnedServer server) {
             (live ? " went on serving " : " is about to serve ") + object_name(device_->id));
 }
 
-// An agent that begins finds a volume without a server.
-void VolumeWorker::note_loss() {
-  if (lost_at_) return;
-  hurry();
-  lost_at_ = Clock::now();
-  lost_how_ = lease_.lost.empty() ? "ended while no agent was running" : lease_.lost;
-}
-
 }  // namespace ublk_operator

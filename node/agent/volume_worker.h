@@ -163,6 +163,7 @@ class VolumeWorker {
   void accept(Volume wanted, SourceIdentity source);
   void server_lost(bool intended);
   void note_loss();
+  void served_again(std::chrono::microseconds pause);  // after that long without a server
   void count_recovery(std::optional<std::chrono::microseconds> pause, std::string reason);
   void forget_loss();
   void explain_deaths();
