@@ -56,6 +56,13 @@ definitions_stay() {
   gives 2 count 'helm.sh/resource-policy: keep'
   gives 0 count '^kind: CustomResourceDefinition' --set crds.install=false
 }
+# Helm takes such names, and YAML takes them for numbers and for truth if nothing says that they are strings.
+names_stay_strings() {
+  local out
+  out=$(helm template 1e3 "$CHART" --namespace 123 --set namespace.create=true)
+  grep -q '"123"$' <<<"$out"
+  if grep -nE ': *(1e3|123)$' <<<"$out"; then echo "not strings"; return 1; fi
+}
 spawner_has_no_memory_limit() { refuses "node/spawner/resources" --set node.spawner.resources.limits.memory=1Gi; }
 values_are_checked() {
   refuses "additional properties 'replica' not allowed" --set controller.replica=1
@@ -127,6 +134,7 @@ check "no role has a wildcard" no_wildcards
 check "an uninstall leaves the definitions" definitions_stay
 check "the start-up taint is tolerated, and only with it nodes are written" startup_taint
 check "an uninstall asks first, unless told otherwise" uninstall_asks
+check "a release and a namespace may be called like numbers" names_stay_strings
 check "wrong values are refused by name" values_are_checked
 check "alert rules are right and fire" alerts_are_right
 check "programs have every metric that is asked for" metrics_are_there

@@ -4,7 +4,7 @@
 {{- define "ublk.labels" -}}
 {{- $root := index . 0 -}}
 {{ include "ublk.selector" . }}
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
 {{- end }}
 
@@ -72,7 +72,7 @@ roleRef:
 subjects:
   - kind: ServiceAccount
     name: {{ $name }}
-    namespace: {{ $root.Release.Namespace }}
+    namespace: {{ $root.Release.Namespace | quote }}
 {{- end }}
 
 {{/* What automountServiceAccountToken would mount, for one container only. */}}
