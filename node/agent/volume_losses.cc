@@ -1,10 +1,10 @@
 // A VolumeWorker's losses: a server that dies, how it ended, and the recovery that is counted with that as its reason.
 #include <algorithm>
 #include <csignal>
+#include <utility>
 
 #include "common/api/quantity.h"
 #include "node/agent/volume_worker.h"
-#include "node/ublk/modes.h"
 
 namespace ublk_operator {
 

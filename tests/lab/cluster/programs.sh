@@ -25,7 +25,7 @@ name_programs() {
 cluster_programs() {
   name_programs
   [[ -d $KUBERNETES && -d $ETCD && -d $HELM && -d $PAUSE ]] && return
-  say "building Kubernetes $KUBERNETES_VERSION, etcd and Helm in $LAB_CACHE (first use, or their recipe changed): about 7 minutes on 2 cores"
+  say "building Kubernetes $KUBERNETES_VERSION, etcd and Helm in $LAB_CACHE (first use, or their recipe changed): about 8 minutes on 2 cores"
   with_cache_lock cluster_programs_locked
 }
 
@@ -44,7 +44,7 @@ cluster_programs_locked() {
 helm_program() {
   name_programs
   [[ -d $HELM ]] && return
-  say "building Helm $HELM_VERSION in $LAB_CACHE (first use, or its recipe changed): about a minute on 2 cores"
+  say "building Helm $HELM_VERSION in $LAB_CACHE (first use, or its recipe changed): about 2 minutes on 2 cores"
   with_cache_lock helm_program_locked
 }
 helm_program_locked() {
