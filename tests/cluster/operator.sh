@@ -41,7 +41,8 @@ load_application() {
   write_image "$WORK/application.tar" "$APPLICATION" "$root" /application
   cluster load-image "$WORK/application.tar"
 }
-# application POD VOLUME TEST [ARGS...]: the manifest of a pod that works on the volume, labelled test=TEST.
+# application POD VOLUME TEST: the manifest of a pod that works on the volume, labelled test=TEST; not faster than a test needs,
+# since what a kubelet does for the node's pod shares the processors with it.
 application() {
   cat <<YAML
 ---
@@ -56,7 +57,7 @@ spec:
     - name: application
       image: $APPLICATION
       command: [/application]
-      args: [--device, /dev/ublk/by-name/$2, --mib, "4", --threads, "2"]
+      args: [--device, /dev/ublk/by-name/$2, --mib, "1", --threads, "2", --rate, "20"]
       securityContext: {privileged: true}
       volumeMounts: [{name: dev, mountPath: /dev}]
   volumes: [{name: dev, hostPath: {path: /dev}}]

@@ -3,7 +3,8 @@
 //
 //   ublk-application --device /dev/ublk/by-name/pgdata
 //   ready
-//   pause_ms=73 errors=0                  a time of 30 ms or more without a completed request, once it is over
+//   pause_ms=73 errors=0                  a time without a completed request, once it is over, 30 ms or
+//                                         more longer than its threads rest at --rate
 //   writes=15733 reads=15733 errors=0 lost=0 reopened=0 pauses=1 longest_ms=73        at SIGTERM; exit status 1 if lost
 //
 // lost counts blocks that held neither the last acknowledged version nor one whose write got an error since. After an error it
@@ -129,7 +130,7 @@ class Application {
     if (err == 0) {
       completed();
       // The machine is also others'.
-      std::this_thread::sleep_for(1'000'000us / options_.rate);
+      std::this_thread::sleep_for(rest());
       return true;
     }
     ++errors_;
@@ -137,6 +138,9 @@ class Application {
     reopen();
     return false;
   }
+
+  // Between two requests of a thread.
+  [[nodiscard]] std::chrono::microseconds rest() const { return 1'000'000us / options_.rate; }
 
   // Old descriptors stay open until the end: other threads may be using them.
   void reopen() {
@@ -159,7 +163,7 @@ class Application {
     const auto now = Clock::now();
     const std::scoped_lock lock(mutex_);
     const auto pause = now - last_;
-    const bool counts = filled_ == options_.threads && pause >= pause_worth_a_line;
+    const bool counts = filled_ == options_.threads && pause >= pause_worth_a_line + rest();
     last_ = now;
     if (!counts) return;
     const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(pause).count();
