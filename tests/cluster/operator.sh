@@ -42,7 +42,7 @@ load_application() {
   cluster load-image "$WORK/application.tar"
 }
 # application POD VOLUME TEST: the manifest of a pod that works on the volume, labelled test=TEST; not faster than a test needs,
-# since what a kubelet does for the node's pod shares the processors with it.
+# since what a kubelet does for the node's pod shares the processors with it. (Kills under full load: tests/vm/kill_test.cc.)
 application() {
   cat <<YAML
 ---
@@ -57,7 +57,7 @@ spec:
     - name: application
       image: $APPLICATION
       command: [/application]
-      args: [--device, /dev/ublk/by-name/$2, --mib, "1", --threads, "2", --rate, "20"]
+      args: [--device, /dev/ublk/by-name/$2, --mib, "1", --threads, "2", --rate, "50"]
       securityContext: {privileged: true}
       volumeMounts: [{name: dev, mountPath: /dev}]
   volumes: [{name: dev, hostPath: {path: /dev}}]

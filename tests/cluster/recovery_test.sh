@@ -37,18 +37,23 @@ started() { start_applications recovery "${MODES[@],,}"; }
 
 # Every volume is served by a server of its own time, after whatever just happened.
 recovered_all() {
-  local volume count end=$((SECONDS + 120))
+  local volume count watcher limit=120 end
   local -A before=()
   while read -r volume count; do before[$volume]=${count:-0}; done <"$WORK/before"
+  end=$((SECONDS + limit))
   # A watch, since a kubectl that asks again and again takes the time of what it waits for.
-  while ((${#before[@]})); do
-    read -r -t "$((end > SECONDS ? end - SECONDS : 1))" -u 3 volume count || {
-      printf 'not recovered again within 120 s: %s\n' "${!before[*]}"
-      kubectl get ublkvolume
-      return 1
-    }
+  exec 3< <(exec kubectl get ublkvolume -l test=recovery --watch -o 'jsonpath={.metadata.name} {.status.recoveryCount}{"\n"}')
+  watcher=$!
+  while ((${#before[@]} && SECONDS < end)) && read -r -t $((end - SECONDS)) -u 3 volume count; do
     [[ ! -v before[$volume] || ${count:-0} -le ${before[$volume]} ]] || unset "before[$volume]"
-  done 3< <(kubectl get ublkvolume -l test=recovery --watch -o 'jsonpath={.metadata.name} {.status.recoveryCount}{"\n"}')
+  done
+  exec 3<&-
+  kill "$watcher" 2>/dev/null || true
+  ((!${#before[@]})) || {
+    printf 'not recovered again within %s s, or until the watch ended: %s\n' "$limit" "${!before[*]}"
+    kubectl get ublkvolume
+    return 1
+  }
   kubectl wait ublkvolume -l test=recovery --for=condition=Ready --timeout=60s
 }
 remember() { local mode; for mode in "${MODES[@]}"; do printf '%s %s\n' "${mode,,}" "$(recoveries "${mode,,}")"; done >"$WORK/before"; }

@@ -12,7 +12,7 @@ KUBERNETES_PROGRAMS=(kube-apiserver kube-controller-manager kube-scheduler kubel
 name_programs() {
   local recipe
   # The versions of all, for each: what the programs have in common depends on them.
-  recipe=$(digest "$KUBERNETES_VERSION" "$ETCD_VERSION" "$HELM_VERSION" "$(declare -f go_in lab_module build_programs)")
+  recipe=$(digest "$GO_SERIES" "$KUBERNETES_VERSION" "$ETCD_VERSION" "$HELM_VERSION" "$(declare -f go_in lab_module build_programs)")
   KUBERNETES=$LAB_CACHE/kubernetes-$(digest "${KUBERNETES_PROGRAMS[@]}" "$recipe" "$(declare -f build_kubernetes)")
   ETCD=$LAB_CACHE/etcd-$(digest "$recipe" "$(declare -f build_etcd)")
   HELM=$LAB_CACHE/helm-$(digest "$recipe" "$(declare -f build_helm)")
@@ -86,7 +86,8 @@ go_in() {
 }
 
 # lab_module FOLDER: makes it the main module of all programs. One module, so that what they have in common, which is most of
-# Helm and etcd, has one version and is compiled once. The go.mod of Kubernetes points to folders beside it, which a module
+# Helm and etcd, has one version and is compiled once: the newest that any of the three asks for, which for a few modules is newer
+# than what Kubernetes was released with. The go.mod of Kubernetes points to folders beside it, which a module
 # fetched alone does not have: here they are the same code as modules.
 lab_module() {
   local source
@@ -103,7 +104,7 @@ lab_module() {
 build_programs() {
   local out=$1 what=$2 ldflags=$3; shift 3
   mkdir "$out/work"
-  step "fetching what Kubernetes $KUBERNETES_VERSION is made with" lab_module "$out/work"
+  step "reading what Kubernetes $KUBERNETES_VERSION is made with" lab_module "$out/work"
   step "compiling $what" go_in "$out/work" build -trimpath -ldflags "-s -w $ldflags" -o "$out/" "$@"
   rm -rf "$out/work"
 }
