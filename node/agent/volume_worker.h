@@ -159,8 +159,7 @@ class VolumeWorker {
   void delete_backend();
   void forget();
 
-  // --- helpers
-  void accept(Volume wanted, SourceIdentity source);
+  // --- losses (volume_losses.cc)
   void server_lost(bool intended);
   void note_loss();
   void served_again(std::chrono::microseconds pause);  // after that long without a server
@@ -170,6 +169,9 @@ class VolumeWorker {
   void explain(const Death& death, const std::optional<ExitNotice>& notice);
   [[nodiscard]] bool loss_is_unexplained() const;
   [[nodiscard]] bool settle_recovery(bool last_chance);
+
+  // --- helpers
+  void accept(Volume wanted, SourceIdentity source);
   void take_over(SpawnedServer server);
   void ask_for_herald();
   void drop_server();

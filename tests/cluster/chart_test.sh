@@ -21,10 +21,11 @@ version_is_the_programs() {
   [[ $version ]]
   gives "$version" sed -nE 's/^appVersion: "(.*)"/\1/p' "$CHART/Chart.yaml"
 }
+ALL_OBJECTS=(--set namespace.create=true,metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true
+  --set metrics.dashboard.enabled=true,node.startupTaint=example.com/starting)
 everything_on() {
   cat >"$WORK/pools.yaml" <<<'{node: {pools: [{name: default, path: /srv/slow, create: true}, {name: fast, path: /srv/fast, requireMount: true}]}}'
-  render -f "$WORK/pools.yaml" --set namespace.create=true,metrics.serviceMonitor.enabled=true \
-    --set metrics.prometheusRule.enabled=true,metrics.dashboard.enabled=true,node.startupTaint=example.com/starting \
+  render -f "$WORK/pools.yaml" "${ALL_OBJECTS[@]}" \
     --set node.standbys=2,image.digest="sha256:$(printf 'a%.0s' {1..64})" >"$WORK/all.yaml"
   grep -q -- '--pool=default=/srv/slow$' "$WORK/all.yaml"
   grep -q -- '--pool=fast=/srv/fast,require-mount$' "$WORK/all.yaml"
@@ -58,10 +59,13 @@ definitions_stay() {
 }
 # Helm takes such names, and YAML takes them for numbers and for truth if nothing says that they are strings.
 names_stay_strings() {
-  local out
-  out=$(helm template 1e3 "$CHART" --namespace 123 --set namespace.create=true)
-  grep -q '"123"$' <<<"$out"
-  if grep -nE ': *(1e3|123)$' <<<"$out"; then echo "not strings"; return 1; fi
+  local names
+  for names in "1e3 123" "yes no"; do
+    helm template "${names% *}" "$CHART" --namespace "${names#* }" "${ALL_OBJECTS[@]}" >"$WORK/names.yaml"
+    # Each object has a label with the one, and most are in the other.
+    (($(grep -cE "[:-] *\"(${names/ /|})\"\$" "$WORK/names.yaml") > 20))
+    if grep -nE "[:-] *(${names/ /|})\$" "$WORK/names.yaml"; then echo "not strings"; return 1; fi
+  done
 }
 spawner_has_no_memory_limit() { refuses "node/spawner/resources" --set node.spawner.resources.limits.memory=1Gi; }
 values_are_checked() {

@@ -69,7 +69,7 @@ deleted_ten_times() {
 }
 # killed PATTERN: SIGKILL of the processes with such a command line, again and again. What the application on Reissue paused
 # each time is left in WORK/kills, in their order: no back-off makes them longer and longer. As many as there were kills, the
-# longest: the others are of a busy machine.
+# longest: the others are of a busy machine. (Fewer, where one was over within the application's own rest.)
 killed() {
   local i before
   before=$(kubectl logs -n default pod/reissue | grep -c '^pause_ms=' || true)

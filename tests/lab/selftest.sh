@@ -60,6 +60,19 @@ for line in 'WARNING: CPU: 0 PID: 1 at block/x.c:1' 'BUG: kernel NULL pointer de
   expect "noticed: $line" "during first:" "$(log "$line" | head -n 1)"
 done
 
+panic() {
+  printf '[  144.%s] %s\r\n' 014115 'BUG: kernel NULL pointer dereference, address: 0000000000000000' 016050 "RIP: 0010:$1+0x23/0x30" \
+    021161 ' <TASK>' 021424 " $2+0x63/0xd4" 026528 'Kernel panic - not syncing: Fatal exception' >>"$dir/kernel.log"
+  if known_kernel_panic "$dir/kernel.log"; then echo known; fi
+}
+log 'usb: hello' >/dev/null
+expect "a known panic" known "$(panic percpu_ref_get_many io_fallback_tw)"
+expect "nothing before it" "" "$(kernel_bugs <(before_the_panic "$dir/kernel.log"))"
+log 'Oops: 0000 [#1]' >/dev/null
+expect "another before it is not hidden" "during first:" "$(panic percpu_ref_get_many io_fallback_tw >/dev/null; kernel_bugs <(before_the_panic "$dir/kernel.log") | head -n 1)"
+log 'usb: hello' >/dev/null
+expect "a panic elsewhere is not known" "" "$(panic percpu_ref_get_many io_ring_exit_work)"
+
 # The cache: a builder that fails leaves nothing behind, one that succeeds runs once.
 LAB_CACHE=$dir/cache
 builds() { echo x >>"$dir/builds"; touch "$1/done"; }

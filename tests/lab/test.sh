@@ -199,34 +199,55 @@ begin_vms() {
   local other
   lab_deps
   for other in "${wanted[@]}"; do
-    [[ $other != vm-* ]] || begin_vm "$other"
+    [[ $other == vm-* ]] || continue
+    rm -rf "${RESULTS:?}/$other"; mkdir -p "$RESULTS/$other"
+    begin_vm "$other" "${vm_programs[@]}"
   done
 }
-# begin_vm STAGE: one boot, every program that needs a real kernel.
+# begin_vm STAGE PROGRAM...: one boot, and in it one after the other.
 begin_vm() {
-  local out=$RESULTS/$1 program limit total=300
-  rm -rf "$out"; mkdir -p "$out"
-  for program in "${vm_programs[@]}"; do
+  local out=$RESULTS/$1 stage=$1 program limit total=300; shift
+  for program in "$@"; do
     limit=$VM_LIMIT
     [[ ! -r build/release/$program.timeout ]] || limit=$(<"build/release/$program.timeout")
     total=$((total + limit + 40))
   done
-  begin "$1" "$LAB_DIR/vm.sh" --kernel "${1#vm-}" --timeout "$total" --results "$out" --tolerate-kernel-bugs \
-    "$LAB_DIR/gtest.sh" /results 1 "$VM_LIMIT" "${vm_programs[@]/#//build/}" >"$out/summary" 2>"$out/vm.log"
+  begin "$stage" "$LAB_DIR/vm.sh" --kernel "${stage#vm-}" --timeout "$total" --results "$out" --tolerate-kernel-bugs \
+    "$LAB_DIR/gtest.sh" /results 1 "$VM_LIMIT" "${@/#//build/}" >"$out/summary" 2>"$out/vm.log"
+}
+# end_vm: shows what the stage's programs say until the VM is down; its status.
+end_vm() {
+  tail -n +1 -f --pid="${BESIDE[$stage]}" "$out/summary"
+  finish "$stage"
+}
+# go_on_after_panic: a VM for the program during which the kernel panicked, and for those after it. The status of that VM.
+go_on_after_panic() {
+  local program left=()
+  for program in "${vm_programs[@]}"; do
+    [[ -e $out/${program##*/}.status ]] || left+=("$program")
+  done
+  SKIPS+=("$stage: a known panic of this kernel during ${left[0]##*/}, which ran once more with those after it: see tests/lab/kernel-log.sh")
+  mv "$out/kernel.log" "$out/kernel-panicked.log"
+  begin_vm "$stage" "${left[@]}"
+  end_vm
 }
 vm_stage() {
-  local status=0 bugs known
+  local status=0 bugs='' known
   out=$RESULTS/$stage
   if [[ ! ${BESIDE[$stage]:-} ]]; then
     mapfile -t vm_programs < <(test_programs release vm)
     ((${#vm_programs[@]})) || { skip_stage "there are no tests in build/release/vm"; return; }
     begin_vms
   fi
-  tail -n +1 -f --pid="${BESIDE[$stage]}" "$out/summary"
-  finish "$stage" || status=$?
+  end_vm || status=$?
+  if ((status)) && known_kernel_panic "$out/kernel.log"; then
+    bugs=$(kernel_bugs <(before_the_panic "$out/kernel.log"))
+    status=0
+    go_on_after_panic || status=$?
+  fi
   report_gtests "$stage" "$out" "${vm_programs[@]##*/}"
   ((!status)) || failed "$stage" "the VM did not reach its end (status $status)" "$(tail -n 40 "$out/vm.log")"
-  bugs=$(kernel_bugs "$out/kernel.log")
+  bugs+=$(kernel_bugs "$out/kernel.log")
   known=$(known_kernel_warnings "$out/kernel.log")
   ((!known)) || SKIPS+=("$stage: a known warning of this kernel, $known times: see tests/lab/kernel-log.sh")
   [[ -z $bugs ]] || failed "$stage" "the kernel reported a bug" "$bugs"

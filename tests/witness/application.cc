@@ -1,5 +1,5 @@
 // ublk-application: what runs on a volume for days while servers, pods and nodes go and come: it writes blocks, reads each
-// back before it writes it again, and says what it saw. It never stops by itself, whatever its device does.
+// back before it writes it again and at its end, and says what it saw. It never stops by itself, whatever its device does.
 //
 //   ublk-application --device /dev/ublk/by-name/pgdata
 //   ready
@@ -103,19 +103,26 @@ class Application {
         }
         if (round == 1 && i + 1 == blocks.size() && ++filled_ == options_.threads) say("ready");
       }
+    // What was written since it was read last, unless the device fails by now.
+    for (size_t i = 0; i < blocks.size(); ++i)
+      if (blocks[i].acknowledged != 0 &&
+          !check(me + i * options_.threads, blocks[i], buffer, wanted))
+        return;
   }
 
-  void check(uint64_t number, const Block& block, const Buffer& buffer, const Buffer& wanted) {
-    if (!transfer(false, number, buffer)) return;
+  // False: the block could not be read.
+  bool check(uint64_t number, const Block& block, const Buffer& buffer, const Buffer& wanted) {
+    if (!transfer(false, number, buffer)) return false;
     ++reads_;
     for (uint64_t version = block.acknowledged; version <= block.sent; ++version) {
       fill(wanted.data, number, version);
-      if (std::memcmp(buffer.data, wanted.data, block_bytes) == 0) return;
+      if (std::memcmp(buffer.data, wanted.data, block_bytes) == 0) return true;
     }
     ++lost_;
     std::fprintf(stderr,
                  "block %" PRIu64 " holds none of the versions %" PRIu64 " to %" PRIu64 "\n",
                  number, block.acknowledged, block.sent);
+    return true;
   }
 
   bool transfer(bool write, uint64_t block, const Buffer& buffer) {
@@ -130,7 +137,7 @@ class Application {
     if (err == 0) {
       completed();
       // The machine is also others'.
-      std::this_thread::sleep_for(rest());
+      if (!stopping_) std::this_thread::sleep_for(rest());
       return true;
     }
     ++errors_;
