@@ -21,8 +21,8 @@ version_is_the_programs() {
   [[ $version ]]
   gives "$version" sed -nE 's/^appVersion: "(.*)"/\1/p' "$CHART/Chart.yaml"
 }
-ALL_OBJECTS=(--set namespace.create=true,metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true
-  --set metrics.dashboard.enabled=true,node.startupTaint=example.com/starting)
+ALL_OBJECTS=(--set "namespace.create=true,metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true"
+  --set "metrics.dashboard.enabled=true,node.startupTaint=example.com/starting")
 everything_on() {
   cat >"$WORK/pools.yaml" <<<'{node: {pools: [{name: default, path: /srv/slow, create: true}, {name: fast, path: /srv/fast, requireMount: true}]}}'
   render -f "$WORK/pools.yaml" "${ALL_OBJECTS[@]}" \
