@@ -10,13 +10,14 @@ known_kernel_warnings() { grep -acE "$KNOWN_KERNEL_WARNING" "$1" || true; }
 # Linux 6.12.107 may panic when a server is killed under I/O: as the thread of a queue ends (do_exit, task_work_run), it finds
 # work whose ring has been freed already (io_fallback_tw takes a reference on it). Seen once in many runs of kill_test. Why is
 # not known: it looks as if ublk_drv completed a command that had been cancelled already. No program has a say in that.
+KNOWN_PANIC_BEGINS='BUG: kernel NULL pointer dereference'
 # known_kernel_panic LOG: whether that is what ended it.
 known_kernel_panic() {
   local report
-  report=$(tr -d '\r' <"$1" | sed -n '/BUG: kernel NULL pointer dereference/,$p')
+  report=$(tr -d '\r' <"$1" | sed -n "/$KNOWN_PANIC_BEGINS/,\$p")
   grep -q 'Kernel panic' <<<"$report" && grep -qF 'RIP: 0010:percpu_ref_get_many+' <<<"$report" && grep -qE '^\[[ 0-9.]+\]  io_fallback_tw[+]' <<<"$report"
 }
-before_the_panic() { tr -d '\r' <"$1" | sed '/BUG: kernel NULL pointer dereference/,$d'; }
+before_the_panic() { tr -d '\r' <"$1" | sed "/$KNOWN_PANIC_BEGINS/,\$d"; }
 
 # kernel_bugs LOG: each report with the lines after it, and the test during which it came; nothing
 # when the log is clean.
