@@ -73,6 +73,11 @@ expect "another before it is not hidden" "during first:" "$(panic percpu_ref_get
 log 'usb: hello' >/dev/null
 expect "a panic elsewhere is not known" "" "$(panic percpu_ref_get_many io_ring_exit_work)"
 
+# A quarter of what was wanted: 150 used (nice, interrupts and softirqs too), 50 stolen. Idle and waiting are neither.
+printf 'cpu  180 10 40 9000 800 10 10 80 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n' >"$dir/stat"
+expect "stolen time" 25 "$(percent_stolen "100 30" "$dir/stat")"
+expect "nothing wanted" 0 "$(percent_stolen "250 80" "$dir/stat")"
+
 # The cache: a builder that fails leaves nothing behind, one that succeeds runs once.
 LAB_CACHE=$dir/cache
 builds() { echo x >>"$dir/builds"; touch "$1/done"; }
