@@ -3,9 +3,10 @@
 #   ublk_library(NAME SOURCES a.cc b.cc LINK PUBLIC x PRIVATE y)   the library ublk_NAME
 #   ublk_program(NAME [NOINSTALL] SOURCES main.cc LINK ...)        build/<preset>/bin/NAME
 #   ublk_test(NAME SOURCES a_test.cc LINK ...)                     build/<preset>/unit/NAME
-#   ublk_test(NAME VM [TIMEOUT 900] SOURCES ... LINK ...)          build/<preset>/vm/NAME: needs root and a kernel with ublk_drv
+#   ublk_test(NAME VM [TIMEOUT 900] SOURCES ... LINK ...)          build/<preset>/vm/NAME: needs root and a kernel with ublk_drv;
+#                                                                  TIMEOUT: seconds, instead of VM_LIMIT of tests/lab/test.sh
 #   ublk_test(NAME SYSTEMD SOURCES ... LINK ...)                   build/<preset>/systemd/NAME: needs a machine under systemd too
-#   ublk_test(NAME CLUSTER SOURCES ... LINK ...)                   build/<preset>/cluster/NAME: needs an API server, tests/cluster/apiserver.sh
+#   ublk_test(NAME CLUSTER [TIMEOUT 900] SOURCES ... LINK ...)     build/<preset>/cluster/NAME: needs an API server, tests/cluster/apiserver.sh
 
 add_library(ublk_options INTERFACE)
 target_include_directories(ublk_options INTERFACE ${PROJECT_SOURCE_DIR})

@@ -7,17 +7,20 @@ declare -A BESIDE=()            # process groups by stage
 begin() {
   local stage=$1; shift
   rm -f "$RESULTS/$stage.took"
+  processor_ticks >"$RESULTS/$stage.ticks"
   # A signal to the group is for the command: this shell stays until that has ended.
   # shellcheck disable=SC2016
   setsid bash -c 'trap : TERM; took=$1; shift; "$@"; status=$?; echo "$SECONDS" >"$took"; exit "$status"' begin "$RESULTS/$stage.took" "$@" </dev/null &
   BESIDE[$stage]=$!
 }
-# finish STAGE: the command's status. `start` is set so that the stage has taken as long as the command.
+# finish STAGE: the command's status. `start` and `ticks` are set so that the stage has taken what the command did.
 finish() {
   local status=0
   wait "${BESIDE[$1]}" || status=$?
   unset "BESIDE[$1]"
-  # shellcheck disable=SC2034  # used by who sources this
+  # shellcheck disable=SC2034  # both used by who sources this
+  ticks=$(<"$RESULTS/$1.ticks")
+  # shellcheck disable=SC2034
   [[ ! -s $RESULTS/$1.took ]] || start=$(($(now_ms) - $(<"$RESULTS/$1.took") * 1000))
   return $status
 }

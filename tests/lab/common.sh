@@ -25,13 +25,14 @@ await() {
 seconds() { local d=$(($(now_ms) - $1)); printf '%d.%d' $((d / 1000)) $((d % 1000 / 100)); }
 # processor_ticks [FILE]: this machine's processor time so far, "USED STOLEN": stolen is what it wanted while its host ran others.
 processor_ticks() { awk '$1 == "cpu" {print $2 + $3 + $4 + $7 + $8, $9}' "${1:-/proc/stat}"; }
-# percent_stolen TICKS [FILE]: the share of what was wanted since those.
+# percent_stolen TICKS [FILE]: of the processor time wanted since processor_ticks said TICKS, the percentage that was stolen; 0
+# where less than ten seconds were wanted.
 percent_stolen() {
   local used stolen used_now stolen_now
   read -r used stolen <<<"$1"
   read -r used_now stolen_now < <(processor_ticks "${2:-/proc/stat}")
   used=$((used_now - used)) stolen=$((stolen_now - stolen))
-  echo $((used + stolen > 0 ? 100 * stolen / (used + stolen) : 0))
+  echo $((used + stolen >= 1000 ? 100 * stolen / (used + stolen) : 0))
 }
 
 # step NAME COMMAND...: run it quietly, say how long it took; its output only when it fails.

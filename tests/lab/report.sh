@@ -4,6 +4,7 @@
 PASSED=0 FAILED=0 SKIPPED=0
 FAILURES=()       # "STAGE: name"
 SKIPS=()          # "STAGE: name: reason"
+NOT_RUN=()        # stages; why is in SKIPS
 
 pass() { PASSED=$((PASSED + 1)); }
 # failed STAGE WHAT [OUTPUT]: counts one; OUTPUT is shown at the end.
@@ -91,6 +92,7 @@ print_report() {
     done
   fi
   printf '\n'
+  ((!${#NOT_RUN[@]})) || printf 'Not run: %s\n' "${NOT_RUN[*]}"
   if ((SKIPPED)); then
     printf '%d passed, %d failed, %d skipped\n' "$PASSED" "$FAILED" "$SKIPPED"
   else

@@ -7,6 +7,7 @@ set -euo pipefail
 . "$LAB_DIR/report.sh"
 . "$LAB_DIR/kernel-log.sh"
 . "$LAB_DIR/beside.sh"
+. "$LAB_DIR/late.sh"
 
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
@@ -48,6 +49,8 @@ expect "a hang's test is shown" 1 "$(printf '%s\n' "${FAILURES[@]}" | grep -c 'A
 expect "a bad exit status counts although all passed" 1 "$(grep -c '^s: complains .* status 66' <<<"$names")"
 expect "a program that never ran counts" 1 "$(grep -c '^s: gone (did not run)$' <<<"$names")"
 expect "a skip has its reason" 1 "$(printf '%s\n' "${SKIPS[@]}" | grep -c '^s: A.Waits: no such kernel$' || true)"
+NOT_RUN=(cluster asan)
+expect "what did not run is said beside the counts" "Not run: cluster asan" "$(print_report | tail -n 2 | head -n 1)"
 expect "the last line is the counts" "3 passed, 5 failed, 6 skipped" "$(print_report | tail -n 1)"
 SKIPPED=0
 expect "no skips, shorter counts" "3 passed, 5 failed" "$(print_report | tail -n 1)"
@@ -73,10 +76,22 @@ expect "another before it is not hidden" "during first:" "$(panic percpu_ref_get
 log 'usb: hello' >/dev/null
 expect "a panic elsewhere is not known" "" "$(panic percpu_ref_get_many io_ring_exit_work)"
 
-# A quarter of what was wanted: 150 used (nice, interrupts and softirqs too), 50 stolen. Idle and waiting are neither.
-printf 'cpu  180 10 40 9000 800 10 10 80 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n' >"$dir/stat"
-expect "stolen time" 25 "$(percent_stolen "100 30" "$dir/stat")"
-expect "nothing wanted" 0 "$(percent_stolen "250 80" "$dir/stat")"
+# A quarter of what was wanted: 1,500 used (nice, interrupts and softirqs too), 500 stolen. Idle and waiting are neither.
+printf 'cpu  1800 100 400 9000 800 100 100 800 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n' >"$dir/stat"
+expect "stolen time" 25 "$(percent_stolen "1000 300" "$dir/stat")"
+expect "too little wanted to say" 0 "$(percent_stolen "2500 300" "$dir/stat")"
+
+# What is left out of a run that is late.
+CACHE_ROOT=$dir/times-cache
+late() { too_late "$1" $(($2 * 60000)) >/dev/null && echo late; }
+expect "a first cluster within its time" "" "$(late cluster 39)"
+expect "a first cluster that would reach CI's limit" late "$(late cluster 41)"
+expect "a first sanitizer" late "$(late asan 46)"
+remember_first asan 12.3
+expect "it is known what its first run took" 12.3 "$(first_took asan)"
+expect "one that ran before compiles little" "" "$(late asan 46)"
+expect "but is not begun at any time" late "$(late asan 71)"
+expect "what is short is always begun" "" "$(late unit 89)"
 
 # The cache: a builder that fails leaves nothing behind, one that succeeds runs once.
 LAB_CACHE=$dir/cache

@@ -2,7 +2,7 @@
 # All checks in stages: `./dev test` is this script. Each stage says how long it took and what it
 # counted; failures with their output, skips with their reasons and the counts come at the end.
 #   ./dev test [--long]          all stages, but for those of FIRST_IS_LONG that never ran here
-#   ./dev test [--long] all      all stages: what CI does; see COMPILES_FOR_ITSELF
+#   ./dev test [--long] all      all stages: what CI does; without --long see NOT_BEGUN_AFTER
 #   ./dev test [--long] STAGE... those
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
@@ -10,40 +10,37 @@ set -euo pipefail
 . "$LAB_DIR/report.sh"
 . "$LAB_DIR/kernel-log.sh"
 . "$LAB_DIR/beside.sh"
+. "$LAB_DIR/late.sh"
 
 STAGES=(deps build lint chart unit vm-7.2 vm-6.12 systemd cluster api asan tsan tidy)
-# Without a cache these take more than five minutes each: cluster and api compile Kubernetes. So that a new
-# machine has its answer within half an hour, they wait there until somebody asks for them.
-FIRST_IS_LONG=(tsan tidy cluster api)
-# These compile everything once more (cluster and api Kubernetes), for nothing but themselves: last, and where they never ran (a
-# new and slow machine) not begun after so many minutes. Without names that is for the half hour, with `all` for the hour that CI may
-# take: on a new machine the cluster takes about as long as all before it, so begun after 40 minutes it would end near CI's limit of 90.
-COMPILES_FOR_ITSELF=(cluster api asan tsan tidy)
-KNOWN_BEGUN_WITHIN=70  # minutes; what compiles little, because it did run here before
+# Without a cache these take more than five minutes each (see NOT_BEGUN_AFTER). So that a new machine has its
+# answer within half an hour, they wait there until somebody asks for them.
+FIRST_IS_LONG=(cluster api asan tsan tidy)
 UNIT_LIMIT=120      # seconds a unit test program may take; more under a sanitizer
-VM_LIMIT=600        # the same for one that needs the kernel, unless NAME.timeout says otherwise
+VM_LIMIT=600        # the same for one that needs a kernel or an API server, unless NAME.timeout says otherwise
+VM_TOTAL_LIMIT=2700 # seconds that all of them may take in one VM
 RESULTS=$REPO/build/results
 trap end_what_was_begun EXIT
 
 # What takes more than five minutes is shorter without --long, and says so.
 LONG=''
-wanted=() begun_within=''
+wanted=() limited=''
 for argument in "$@"; do
   if [[ $argument == --long ]]; then LONG=1; else wanted+=("$argument"); fi
 done
 if ((!${#wanted[@]})); then
-  begun_within=20
   for stage in "${STAGES[@]}"; do
-    if [[ ! $LONG && " ${FIRST_IS_LONG[*]} " == *" $stage "* && ! -s $CACHE_ROOT/times/$stage ]]; then
-      SKIPS+=("stage $stage: its first run here takes more than 5 minutes: \`./dev test all\` does it, and from then on \`./dev test\` too")
+    if [[ ! $LONG && " ${FIRST_IS_LONG[*]} " == *" $stage "* && ! $(first_took "$stage") ]]; then
+      SKIPS+=("stage $stage: its first run here takes more than 5 minutes: \`./dev test $stage\` does it, and from then on \`./dev test\` too")
+      NOT_RUN+=("$stage")
     else
       wanted+=("$stage")
     fi
   done
 elif [[ ${wanted[*]} == all ]]; then
-  begun_within=40 wanted=("${STAGES[@]}")
+  wanted=("${STAGES[@]}")
+  [[ $LONG ]] || limited=1
 fi
-[[ ! $LONG ]] || begun_within=''
 for stage in "${wanted[@]}"; do
   [[ " ${STAGES[*]} " == *" $stage "* ]] || fail 64 "no stage '$stage'; there are: ${STAGES[*]}"
 done
@@ -90,7 +87,7 @@ stage_lint() {
 }
 stage_tidy() {
   set +e; "$LAB_DIR/lint.sh" --quick --only tidy --counts "$RESULTS/tidy.counts" >"$log" 2>&1; set -e
-  # Without a cache all of it takes 25 minutes on two cores, nearly half of what all stages together may take.
+  # Without a cache all of it takes 25 minutes on two cores.
   SKIPS+=("tidy: clang-tidy's analyzer, and clang-tidy of the tests: \`./dev lint\` does both")
   note=$(sed -n 's/^ *clang-tidy: //p' "$log")
   report_checks tidy "$log" "$RESULTS/tidy.counts"
@@ -213,6 +210,7 @@ begin_vm() {
     [[ ! -r build/release/$program.timeout ]] || limit=$(<"build/release/$program.timeout")
     total=$((total + limit + 40))
   done
+  ((total < VM_TOTAL_LIMIT)) || total=$VM_TOTAL_LIMIT
   begin "$stage" "$LAB_DIR/vm.sh" --kernel "${stage#vm-}" --timeout "$total" --results "$out" --tolerate-kernel-bugs \
     "$LAB_DIR/gtest.sh" /results 1 "$VM_LIMIT" "${@/#//build/}" >"$out/summary" 2>"$out/vm.log"
 }
@@ -282,25 +280,7 @@ stage_systemd() {
   rm -rf "$disk" "$out/root" "$out/FirstDay/install.tar"
 }
 
-# cold_seconds STAGE SECONDS: what the stage took when nothing of it was in the cache, kept with the
-# cache; nothing when this was that time.
-cold_seconds() {
-  local file=$CACHE_ROOT/times/$1
-  if [[ -s $file ]]; then cat "$file"; return; fi
-  mkdir -p "${file%/*}"
-  printf '%s\n' "$2" >"$file"
-}
-
-# too_late STAGE: why it is not begun any more, see COMPILES_FOR_ITSELF; fails when it is not too late.
-too_late() {
-  local minutes=$begun_within why="its first run here takes long"
-  [[ $minutes && ! ${BESIDE[$1]:-} && " ${COMPILES_FOR_ITSELF[*]} " == *" $1 "* ]] || return 1
-  if [[ -s $CACHE_ROOT/times/$1 ]]; then minutes=$KNOWN_BEGUN_WITHIN why="the machine is slow"; fi
-  (($(now_ms) - begin > minutes * 60000)) || return 1
-  printf '%s, and %s minutes have passed: %s\n' "$why" "$minutes" "\`./dev test $1\`"
-}
-
-# slowed TICKS: said of a time that measures the machine's neighbours too; nothing below a tenth.
+# slowed TICKS: said of a time since then that measures the machine's neighbours too; nothing below a tenth.
 slowed() {
   local percent
   percent=$(percent_stolen "$1")
@@ -308,7 +288,7 @@ slowed() {
 }
 
 # skip_stage REASON: listed at the end, not counted as a test.
-skip_stage() { SKIPS+=("stage $stage: $1"); note="skipped: $1"; }
+skip_stage() { SKIPS+=("stage $stage: $1"); NOT_RUN+=("$stage"); note="skipped: $1"; }
 
 cd "$REPO"
 mkdir -p "$RESULTS"
@@ -324,18 +304,18 @@ for stage in "${wanted[@]}"; do
     *) # These look at what the release build made.
       [[ $build_broken || -f build/release/build.ninja ]] || logged build_preset release || build_broken=1 ;;
   esac
-  if [[ $build_broken && $stage =~ ^(lint|tidy|unit|vm-.*|systemd|api)$ ]]; then
+  if [[ $build_broken && $stage =~ ^(lint|tidy|unit|vm-.*|systemd|cluster|api)$ ]]; then
     skip_stage "the release build is broken"
-  elif why=$(too_late "$stage"); then
+  elif [[ $limited && ! ${BESIDE[$stage]:-} ]] && why=$(too_late "$stage" $(($(now_ms) - begin))); then
     skip_stage "$why"
-    printf '== %s: %s\n' "$stage" "$note"
-    continue  # no time to be remembered
   else
     "stage_$stage" || [[ $stage != build ]] || build_broken=1
   fi
+  if [[ $note == skipped:* ]]; then printf '== %s: %s\n' "$stage" "$note"; continue; fi
   IFS=/ read -r p f s <<<"$before"
   took=$(seconds "$start")
-  cold=$(cold_seconds "$stage" "$took")
+  cold=$(first_took "$stage")
+  if [[ ! $cold ]] && ((FAILED == f)); then remember_first "$stage" "$took"; fi
   printf '== %s: %s s%s, %d passed, %d failed, %d skipped%s%s\n' "$stage" "$took" "${cold:+ (the first time here: $cold s)}" \
     $((PASSED - p)) $((FAILED - f)) $((SKIPPED - s)) "${note:+ ($note)}" "$(slowed "$ticks")"
 done
