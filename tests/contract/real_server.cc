@@ -215,7 +215,12 @@ class RealServer final : public Server {
   [[nodiscard]] int pidfd() const override { return process_.fd(); }
 
   Result<void> open_char(DeviceId id) override { return ask("open", {Order::open, id, 0}); }
-  Result<void> map() override { return ask("mmap", {Order::map, 0, 0}); }
+  Result<void> map() override {
+    memory_ =
+        UniqueFd(::open(("/proc/" + std::to_string(pid()) + "/mem").c_str(), O_RDONLY | O_CLOEXEC));
+    EXPECT_TRUE(memory_.valid());
+    return ask("mmap", {Order::map, 0, 0});
+  }
   Result<void> fetch(uint16_t queue, uint16_t tag) override {
     return ask("fetch", {Order::fetch, queue, tag});
   }
@@ -288,6 +293,10 @@ class RealServer final : public Server {
 
   Pidfd process_;
   UniqueFd socket_;
+  // The driver knows the memory that is bound to a device by the address of its mm_struct, which it
+  // does not hold (ublk_ch_mmap). While this is open no later server's has that address; without it
+  // one of the next ten or so has, and may map what should be refused.
+  UniqueFd memory_;
   bool reaped_ = false;
 };
 
