@@ -1,8 +1,9 @@
 # What takes long is not begun late: CI ends a run after 90 minutes without an answer, and is to have one within 60. Sourced.
 # shellcheck shell=bash
 
-# Minutes since the begin of `./dev test all` after which the stage is left out: where it never ran before, and where it did. The first run
-# of cluster and api compiles Kubernetes; a cluster takes about as long as all before it. asan, tsan and tidy compile all of this again.
+# What takes more than five minutes at its first run, and after how many minutes since the begin of `./dev test all` it is left out: where it
+# never ran before, and where it did. The first run of cluster and api compiles Kubernetes, and a cluster takes about as long as all before
+# it; asan, tsan and tidy compile all of this again.
 declare -A NOT_BEGUN_AFTER=([cluster]="40 40" [api]="40 40" [asan]="45 70" [tsan]="45 70" [tidy]="45 70")
 
 # first_took STAGE: the seconds that its first whole run here took, with nothing of it in the cache; nothing where it never ran.

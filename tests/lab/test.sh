@@ -1,7 +1,7 @@
 #!/bin/bash
 # All checks in stages: `./dev test` is this script. Each stage says how long it took and what it
 # counted; failures with their output, skips with their reasons and the counts come at the end.
-#   ./dev test [--long]          all stages, but for those of FIRST_IS_LONG that never ran here
+#   ./dev test [--long]          all stages, but for those of NOT_BEGUN_AFTER that never ran here
 #   ./dev test [--long] all      all stages: what CI does; without --long see NOT_BEGUN_AFTER
 #   ./dev test [--long] STAGE... those
 set -euo pipefail
@@ -13,9 +13,6 @@ set -euo pipefail
 . "$LAB_DIR/late.sh"
 
 STAGES=(deps build lint chart unit vm-7.2 vm-6.12 systemd cluster api asan tsan tidy)
-# Without a cache these take more than five minutes each (see NOT_BEGUN_AFTER). So that a new machine has its
-# answer within half an hour, they wait there until somebody asks for them.
-FIRST_IS_LONG=(cluster api asan tsan tidy)
 UNIT_LIMIT=120      # seconds a unit test program may take; more under a sanitizer
 VM_LIMIT=600        # the same for one that needs a kernel or an API server, unless NAME.timeout says otherwise
 VM_TOTAL_LIMIT=2700 # seconds that all of them may take in one VM
@@ -29,8 +26,9 @@ for argument in "$@"; do
   if [[ $argument == --long ]]; then LONG=1; else wanted+=("$argument"); fi
 done
 if ((!${#wanted[@]})); then
+  # So that a new machine has its answer within half an hour, what takes long there waits until somebody asks for it.
   for stage in "${STAGES[@]}"; do
-    if [[ ! $LONG && " ${FIRST_IS_LONG[*]} " == *" $stage "* && ! $(first_took "$stage") ]]; then
+    if [[ ! $LONG && -v NOT_BEGUN_AFTER[$stage] && ! $(first_took "$stage") ]]; then
       SKIPS+=("stage $stage: its first run here takes more than 5 minutes: \`./dev test $stage\` does it, and from then on \`./dev test\` too")
       NOT_RUN+=("$stage")
     else
