@@ -1,7 +1,6 @@
 // BackendStore: the backends of this node's volumes, as far as they must be opened, made or removed
-// with privilege. Pools are folders; a volume's file lies beneath its pool and is opened beneath
-// it, never checked then opened (openat2 RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS |
-// RESOLVE_NO_MAGICLINKS).
+// with privilege: which file is whose, and of the size that its spec asks for. How a file is found
+// beneath its pool and known again: pool_file.h.
 // Errors   ENOENT: unknown pool (detail lists the known ones) or the file vanished; EXDEV, ELOOP:
 //          the path leaves the pool or holds a symlink; EACCES; ENOSPC; EISDIR/EINVAL: not a
 //          regular file, or the file system lacks direct I/O; EOPNOTSUPP: it cannot allocate

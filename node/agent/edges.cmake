@@ -1,7 +1,7 @@
 # What the agent touches outside of itself: state folder, backends, device nodes, manifests.
 ublk_library(agent_edges
-  SOURCES state_store.cc backend_store.cc device_node.cc manifest_folder.cc folder_source.cc event_log.cc
-    pool.cc grace_periods.cc
+  SOURCES state_store.cc backend_store.cc device_node.cc manifest_folder.cc
+    folder_source.cc event_log.cc pool.cc pool_file.cc grace_periods.cc
   LINK ublk_base ublk_api ublk_direct_io nlohmann_json::nlohmann_json)
 ublk_test(agent_edges_test
   SOURCES state_store_test.cc backend_store_test.cc device_node_test.cc manifest_folder_test.cc
