@@ -2,11 +2,8 @@
 
 #include <poll.h>
 #include <sys/inotify.h>
-#include <sys/utsname.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <condition_variable>
 #include <set>
 
 #include "common/api/quantity.h"
@@ -23,18 +20,12 @@ using reconcile::Why;
 
 namespace {
 
-constexpr auto stats_timeout = 500ms;
-constexpr auto stop_timeout = 30s;
 constexpr auto driver_retry = 1s;  // its node is there, and it did not answer
 constexpr const char* control_name = "ublk-control";
 
 std::string machine_id() {
   auto text = read_file("/etc/machine-id", 128);
   return text ? std::string(trim(*text)) : "";
-}
-
-const Condition* condition_of(const Volume& volume, const char* type) {
-  return find_condition(volume.status.conditions, type);
 }
 
 }  // namespace
@@ -175,7 +166,7 @@ namespace {
 bool has_verdict(const Volume& volume,
                  std::optional<std::chrono::steady_clock::time_point>& releasing_since) {
   using reconcile::to_string;
-  const auto* ready = condition_of(volume, "Ready");
+  const auto* ready = find_condition(volume.status.conditions, "Ready");
   if (ready == nullptr) return false;
   if (ready->status == ConditionStatus::yes) return true;
   if (ready->reason == to_string(Why::device_releasing)) {
@@ -426,218 +417,6 @@ void Agent::publish(const std::string& name, std::optional<Volume> volume) {
     awaited_.erase(awaited);
   for (const auto& [id, on_change] : watchers_) on_change(name, volume);
   if (!volume) wake_.signal();
-}
-
-// --- VolumeService
-// -----------------------------------------------------------------------------------------------------
-
-namespace {
-Error no_such_volume(const std::string& name) {
-  return {ENOENT, "get", "volume " + name, "no such volume; `ublkctl get` lists those there are"};
-}
-}  // namespace
-
-std::vector<Volume> Agent::list() {
-  const std::scoped_lock lock(board_mutex_);
-  std::vector<Volume> volumes;
-  for (const auto& [name, volume] : board_) volumes.push_back(volume);
-  return volumes;
-}
-
-Result<Volume> Agent::get(const std::string& name) {
-  // A finished worker is joined a moment after the watchers heard that its volume is gone. Who asks
-  // on their word is told the same: nothing wakes him again.
-  auto worker = find(name);
-  if (!worker || worker->finished()) return no_such_volume(name);
-  return worker->describe(stats_timeout);
-}
-
-std::vector<VolumeEvent> Agent::events(const std::string& volume) { return events_.list(volume); }
-
-Result<std::vector<std::string>> Agent::apply(const std::string& manifest) {
-  auto decoded = decode_manifest(manifest, "(request)");
-  std::vector<Problem> problems = decoded.problems;
-  for (const auto& document : decoded.documents)
-    problems.insert(problems.end(), document.problems.begin(), document.problems.end());
-  if (decoded.documents.empty() && problems.empty())
-    problems.push_back({"(request)", 0, 0, "", "holds no UblkVolume"});
-  if (!problems.empty()) {
-    std::vector<std::string> lines;
-    for (const auto& problem : problems) lines.push_back(problem.to_string());
-    return Error{EINVAL, "apply", "manifest", join(lines, "\n")};
-  }
-  // Each document is written as its user wrote it: from its first line to the next document's.
-  const auto lines = split(manifest, '\n');
-  std::vector<std::string> names;
-  const std::scoped_lock lock(source_mutex_);
-  if (!source_) return Error{EAGAIN, "apply", "agent", "it is still starting; try again"};
-  for (size_t i = 0; i < decoded.documents.size(); ++i) {
-    const auto& document = decoded.documents[i];
-    const auto first = static_cast<size_t>(std::max(document.line, 1) - 1);
-    const size_t last = i + 1 < decoded.documents.size()
-                            ? static_cast<size_t>(std::max(decoded.documents[i + 1].line, 1) - 1)
-                            : lines.size();
-    std::string text;
-    if (decoded.documents.size() == 1) {
-      text = manifest;
-    } else {
-      for (size_t line = first; line < last && line < lines.size(); ++line)
-        if (trim(lines[line]) != "---") text += std::string(lines[line]) + "\n";
-    }
-    std::optional<SourceIdentity> present;
-    {
-      const std::scoped_lock workers(workers_mutex_);
-      if (auto it = accepted_.find(document.name); it != accepted_.end())
-        present = it->second.source;
-    }
-    if (auto written = source_->write_manifest(document.name, text, present); !written) {
-      Error error = std::move(written).error();
-      if (!names.empty()) error.detail += "; applied before it: " + join(names, ", ");
-      return error;
-    }
-    names.push_back(document.name);
-  }
-  return names;
-}
-
-Result<void> Agent::remove(const std::string& name) {
-  auto worker = find(name);
-  if (!worker) return no_such_volume(name);
-  SourceIdentity present;
-  {
-    const std::scoped_lock lock(workers_mutex_);
-    present = accepted_[name].source;
-  }
-  const std::scoped_lock lock(source_mutex_);
-  if (!source_) return Error{EAGAIN, "delete", "agent", "it is still starting; try again"};
-  auto removed = source_->remove_manifest(name, present);
-  if (!removed && removed.err() != ENOENT) return removed;
-  // A person said so: that counts also when the file, or its folder, had vanished or was replaced before.
-  worker->set_removed();
-  const std::scoped_lock workers(workers_mutex_);
-  told_.erase(name);  // what the source says from now on takes that back
-  return {};
-}
-
-Result<void> Agent::stop(const std::string& name, bool stopped, bool force) {
-  auto worker = find(name);
-  if (!worker) return no_such_volume(name);
-  if (!stopped) {
-    worker->set_stopped(false, false);
-    return {};
-  }
-  struct Outcome {
-    std::mutex mutex;
-    std::condition_variable changed;
-    bool gone = false;
-    std::string users;  // in use
-  };
-  auto outcome = std::make_shared<Outcome>();
-  {
-    const std::scoped_lock lock(board_mutex_);
-    const auto it = board_.find(name);
-    const auto* paused = it == board_.end() ? nullptr : condition_of(it->second, "Paused");
-    if (paused != nullptr && paused->status == ConditionStatus::yes)
-      return Error{EBUSY, "stop", "volume " + name,
-                   "it is paused, so nothing is stopped; `ublkctl resume " + name + "` first"};
-    const auto* ready = it == board_.end() ? nullptr : condition_of(it->second, "Ready");
-    if (ready != nullptr && it->second.status.state.empty() &&
-        ready->reason == reconcile::to_string(reconcile::Why::stopped))
-      return {};  // so it is already
-  }
-  worker->set_stopped(true, force);
-  const uint64_t id =
-      watch([outcome, name](const std::string& changed, const std::optional<Volume>& volume) {
-        if (changed != name) return;
-        const std::scoped_lock lock(outcome->mutex);
-        const auto* in_use = volume ? condition_of(*volume, "InUse") : nullptr;
-        const auto* ready = volume ? condition_of(*volume, "Ready") : nullptr;
-        outcome->gone = !volume || (volume->status.state.empty() && ready != nullptr &&
-                                    ready->reason == reconcile::to_string(reconcile::Why::stopped));
-        outcome->users = in_use != nullptr && in_use->status == ConditionStatus::yes
-                             ? in_use->message
-                             : std::string();
-        outcome->changed.notify_all();
-      });
-  bool gone = false;
-  std::string users;
-  {
-    std::unique_lock lock(outcome->mutex);
-    if (worker->finished()) outcome->gone = true;  // perhaps before the watch began
-    outcome->changed.wait_for(lock, stop_timeout,
-                              [&] { return outcome->gone || (!force && !outcome->users.empty()); });
-    gone = outcome->gone;
-    users = outcome->users;
-  }
-  unwatch(id);
-  if (gone) return {};
-  if (!force) {
-    worker->set_stopped(false,
-                        false);  // nothing was cut off, and nothing lies in wait for the last user
-    if (!users.empty())
-      return Error{EBUSY, "stop", "volume " + name, users + "; --force cuts its users off"};
-  }
-  return Error{ETIMEDOUT, "stop", "volume " + name,
-               "not stopped yet; `ublkctl describe " + name + "` says why"};
-}
-
-Result<void> Agent::recover(const std::string& name, bool replace_server) {
-  auto worker = find(name);
-  if (!worker) return no_such_volume(name);
-  worker->recover(replace_server);
-  return {};
-}
-
-Result<void> Agent::pause(const std::string& name, bool paused) {
-  auto worker = find(name);
-  if (!worker) return no_such_volume(name);
-  worker->set_paused(paused);
-  return {};
-}
-
-nlohmann::json Agent::support_bundle() {
-  nlohmann::json bundle;
-  nlohmann::json pools = nlohmann::json::object();
-  for (const auto& [name, pool] : options_.pools) pools[name] = pool.path;
-  utsname kernel{};
-  ::uname(&kernel);
-  bundle["kernel"] = std::string(kernel.release) + " " + kernel.version;
-  bundle["kernelFeatures"] = flags_to_string(driver_.features());
-  bundle["time"] = format_now();
-  bundle["options"] = {{"volumesDir", options_.open_source ? "" : options_.volumes_dir},
-                       {"stateDir", options_.state_dir},
-                       {"spawnerSocket", options_.spawner_socket},
-                       {"serverProgram", options_.server_program},
-                       {"pools", std::move(pools)}};
-  bundle["spawnerConnected"] = pool_->connected();
-  bundle["volumes"] = nlohmann::json::array();
-  for (const auto& volume : list()) {
-    bundle["volumes"].push_back(to_json(volume));
-    if (auto lease = store_->load_lease(volume.metadata.name))
-      bundle["leases"][volume.metadata.name] = {
-          {"device", lease->device ? nlohmann::json(*lease->device) : nlohmann::json()},
-          {"generation", lease->generation},
-          {"step", to_string(lease->step)},
-          {"holderPid", lease->holder_pid},
-          {"recoveryBegun", lease->recovery_begun},
-          {"staleMapping", lease->stale_mapping}};
-  }
-  bundle["events"] = nlohmann::json::array();
-  for (const auto& event : events_.list("")) bundle["events"].push_back(to_json(event));
-  return bundle;
-}
-
-uint64_t Agent::watch(OnChange on_change) {
-  const std::scoped_lock lock(board_mutex_);
-  for (const auto& [name, volume] : board_) on_change(name, volume);
-  const uint64_t id = next_watcher_++;
-  watchers_.emplace(id, std::move(on_change));
-  return id;
-}
-
-void Agent::unwatch(uint64_t id) {
-  const std::scoped_lock lock(board_mutex_);
-  watchers_.erase(id);
 }
 
 }  // namespace ublk_operator
