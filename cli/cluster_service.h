@@ -1,10 +1,10 @@
 // ClusterService: the volumes of a cluster, as its API server tells of them, for `kubectl ublk`.
-// Shape    reads objects, their status and their Events; deletes objects. What only a node's agent can
-//          do (recover, pause, stop by hand) is refused with the command that asks it; manifests are
-//          kubectl's to apply.
-// Errors   as VolumeService; besides, EACCES: the user may not (detail is the server's sentence), ENXIO:
-//          the cluster does not know UblkVolumes. An object of a newer version that cannot be read as a
-//          whole is listed with its name and status alone.
+// Shape    reads objects, their status and their Events; deletes objects. What only a node's agent
+//          can do (recover, pause, stop by hand) is refused with the command that asks it;
+//          manifests are kubectl's to apply.
+// Errors   as VolumeService; besides, EACCES: the user may not (detail is the server's sentence),
+//          ENXIO: the cluster does not know UblkVolumes. An object of a newer version that cannot
+//          be read as a whole is listed with its name and status alone.
 // Bounds   lists come in pages of 500.
 // Threads  any.
 #pragma once

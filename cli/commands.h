@@ -1,5 +1,6 @@
-// The commands of ublkctl, one function each. They print results to session.out, problems to session.err, and return the
-// exit code. Arguments have been checked as far as the command line can be (known options, known output formats).
+// The commands of ublkctl, one function each. They print results to session.out, problems to
+// session.err, and return the exit code. Arguments have been checked as far as the command line can
+// be (known options, known output formats).
 #pragma once
 #include <functional>
 #include <string>
@@ -65,7 +66,8 @@ struct DeleteOptions {
 struct SupportBundleOptions {
   std::string output;  // a file; empty or "-": standard output
 };
-// `local_facts` is asked here, on this machine; an agent that cannot be reached is a fact of the bundle, not a failure.
+// `local_facts` is asked here, on this machine; an agent that cannot be reached is a fact of the
+// bundle, not a failure.
 [[nodiscard]] ExitCode write_support_bundle(const Session& session,
                                             const SupportBundleOptions& options,
                                             const std::function<nlohmann::json()>& local_facts);

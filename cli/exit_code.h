@@ -1,4 +1,5 @@
-// Exit codes of ublkctl: what a script may rely on. The same list stands in `ublkctl --help` and docs/ublkctl.md.
+// Exit codes of ublkctl: what a script may rely on. The same list stands in `ublkctl --help` and
+// docs/ublkctl.md.
 #pragma once
 #include "common/base/error.h"
 

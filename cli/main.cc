@@ -1,5 +1,5 @@
-// ublkctl: looks at and changes the volumes of the agent on this machine; as `kubectl ublk` (kubectl-ublk) those of a
-// cluster.
+// ublkctl: looks at and changes the volumes of the agent on this machine; as `kubectl ublk`
+// (kubectl-ublk) those of a cluster.
 #include <unistd.h>
 
 #include <cstdlib>

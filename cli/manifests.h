@@ -1,4 +1,5 @@
-// Manifests from files, folders and standard input, read and checked before anything is asked of the agent.
+// Manifests from files, folders and standard input, read and checked before anything is asked of
+// the agent.
 #pragma once
 #include <istream>
 #include <string>
@@ -15,9 +16,10 @@ struct ManifestFile {
   DecodedManifest decoded;
 };
 
-// `path`: a file, "-", or a folder, of which every *.yaml, *.yml and *.json is taken, in order of their names (names that
-// begin with a dot are not: editors leave those). ENOENT with no volume meant: EINVAL instead, since the argument is
-// wrong. EFBIG: larger than limits::manifest_bytes_max.
+// `path`: a file, "-", or a folder, of which every *.yaml, *.yml and *.json is taken, in order of
+// their names (names that begin with a dot are not: editors leave those). ENOENT with no volume
+// meant: EINVAL instead, since the argument is wrong. EFBIG: larger than
+// limits::manifest_bytes_max.
 [[nodiscard]] Result<std::vector<ManifestFile>> read_manifests(
     const std::vector<std::string>& paths, std::istream& in);
 

@@ -10,15 +10,17 @@
 
 namespace ublk_operator {
 
-// -o table: NAME SIZE MODE STATE READY RECOVERIES DEVICE; wide adds PID GENERATION LAST-PAUSE REASON BACKEND.
-// `nodes`: NODE after NAME.
+// -o table: NAME SIZE MODE STATE READY RECOVERIES DEVICE; wide adds PID GENERATION LAST-PAUSE
+// REASON BACKEND. `nodes`: NODE after NAME.
 void print_table(std::ostream& out, const std::vector<Volume>& volumes, bool wide,
                  bool nodes = false);
 
-// -o json: two blanks of indentation; -o yaml. What is one is shown bare, several as a v1 List, as kubectl does.
+// -o json: two blanks of indentation; -o yaml. What is one is shown bare, several as a v1 List, as
+// kubectl does.
 void print_document(std::ostream& out, const nlohmann::json& document, bool yaml);
 [[nodiscard]] nlohmann::json as_list(nlohmann::json items);
-// What was found of `asked` volumes by name (0: of all): bare when one was asked for, and then maybe nothing.
+// What was found of `asked` volumes by name (0: of all): bare when one was asked for, and then
+// maybe nothing.
 void print_found(std::ostream& out, size_t asked, nlohmann::json items, bool yaml);
 
 // "41ms", "1.24s", "850us": three digits are enough for people.

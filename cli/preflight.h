@@ -9,8 +9,8 @@
 
 namespace ublk_operator {
 
-// Exit code ok unless a check failed: then failed, so that an installer can stop there. Needs neither agent nor root;
-// what could not be looked at without root says so.
+// Exit code ok unless a check failed: then failed, so that an installer can stop there. Needs
+// neither agent nor root; what could not be looked at without root says so.
 [[nodiscard]] ExitCode print_preflight(const Session& session,
                                        const std::vector<PreflightCheck>& checks, bool json);
 

@@ -1,5 +1,5 @@
-// Session: what a command works with. Commands know a VolumeService, not how it is reached: the local agent's, or a
-// cluster's.
+// Session: what a command works with. Commands know a VolumeService, not how it is reached: the
+// local agent's, or a cluster's.
 #pragma once
 #include <istream>
 #include <ostream>

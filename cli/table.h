@@ -9,8 +9,8 @@ namespace ublk_operator {
 class Table {
  public:
   explicit Table(std::vector<std::string> header);  // empty: none is printed
-  // An empty cell is shown as "-". Control characters are shown as '?': what comes from the agent may hold a backend's
-  // raw text, and a terminal obeys it.
+  // An empty cell is shown as "-". Control characters are shown as '?': what comes from the agent
+  // may hold a backend's raw text, and a terminal obeys it.
   void add(std::vector<std::string> row);
   void print(std::ostream& out) const;
 

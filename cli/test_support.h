@@ -1,4 +1,5 @@
-// What the tests of ublkctl share: volumes as an agent would show them, and a way to run a whole command line.
+// What the tests of ublkctl share: volumes as an agent would show them, and a way to run a whole
+// command line.
 #pragma once
 #include <memory>
 #include <sstream>

@@ -1,4 +1,5 @@
-// ublkctl: the command line, from arguments to exit code. main() gives it the real world, tests another.
+// ublkctl: the command line, from arguments to exit code. main() gives it the real world, tests
+// another.
 #pragma once
 #include <functional>
 #include <istream>
@@ -17,11 +18,13 @@ struct Environment {
   std::istream& in;
   std::ostream& out;
   std::ostream& err;
-  // The agent behind a socket (--socket, UBLK_SOCKET, or the usual one). Connecting may be left to the first call.
+  // The agent behind a socket (--socket, UBLK_SOCKET, or the usual one). Connecting may be left to
+  // the first call.
   std::function<std::unique_ptr<VolumeService>(const std::string& socket)> connect;
   std::function<std::vector<PreflightCheck>()> preflight;
   std::function<nlohmann::json()> local_facts;
-  // The volumes of a cluster (--context, --kubeconfig; `kubectl ublk`); empty: there is no such thing.
+  // The volumes of a cluster (--context, --kubeconfig; `kubectl ublk`); empty: there is no such
+  // thing.
   std::function<Result<std::unique_ptr<VolumeService>>(const ClusterTarget& target)>
       connect_cluster = {};
   bool plugin = false;  // started by kubectl, as kubectl-ublk: a cluster's unless --socket is given

@@ -1,9 +1,12 @@
 // WaitTarget: what `ublkctl wait --for=...` waits for.
-//   Ready, condition=Ready, condition=Ready=False    a condition, in any case; its status is "True" unless said
+//   Ready, condition=Ready, condition=Ready=False    a condition, in any case; its status is "True"
+//                                                    unless said
 //   delete                                           the volume is gone
-//   state=LIVE, status.devicePath=/dev/ublkb0,       a field of the volume as `get -o json` shows it; a path that begins
-//   jsonpath={.spec.size}=1Gi                        with neither spec, status nor metadata is below status
-// A condition that was made from an older spec than the present one (observedGeneration) does not count.
+//   state=LIVE, status.devicePath=/dev/ublkb0,       a field of the volume as `get -o json` shows
+//   jsonpath={.spec.size}=1Gi                        it; a path that begins with neither spec,
+//                                                    status nor metadata is below status
+// A condition that was made from an older spec than the present one (observedGeneration) does not
+// count.
 #pragma once
 #include <optional>
 #include <string>

@@ -94,8 +94,9 @@ Result<void> parse_pools(const std::vector<std::string>& texts, Pools& pools) {
   return {};
 }
 
-// Where I/O fails at once (recovery.mode FailIO) applications try again as fast as they can, and would
-// keep the CPUs from what brings their disk back. Before any thread is made; servers inherit it.
+// Where I/O fails at once (recovery.mode FailIO) applications try again as fast as they can, and
+// would keep the CPUs from what brings their disk back. Before any thread is made; servers inherit
+// it.
 void raise_priority(std::optional<int> nice, const Logger& log) {
   if (!nice && ::getpriority(PRIO_PROCESS, 0) != 0) return;  // as whoever started it wants it
   if (::setpriority(PRIO_PROCESS, 0, nice.value_or(nice_default)) == 0) return;

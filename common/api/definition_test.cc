@@ -1,6 +1,6 @@
-// The definition of UblkVolume that the API server checks with and the decoder agree: the same fields,
-// choices, bounds and defaults. A field that is added in one place alone fails here. The reference is
-// rendered from the definition (./dev manifests).
+// The definition of UblkVolume that the API server checks with and the decoder agree: the same
+// fields, choices, bounds and defaults. A field that is added in one place alone fails here. The
+// reference is rendered from the definition (./dev manifests).
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

@@ -35,8 +35,8 @@ struct Tree {
   std::string text;
   bool quoted = false;
   // What a file that is still being written looks like. null: nothing was written, and nothing
-  // follows it in the file. scalar without quotes: the file ends within its line, so that the rest of
-  // the word may be missing.
+  // follows it in the file. scalar without quotes: the file ends within its line, so that the rest
+  // of the word may be missing.
   bool cut_off = false;
   std::vector<TreePtr> items;   // array
   std::vector<Member> members;  // object, as written: a key may occur twice

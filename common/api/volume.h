@@ -85,8 +85,8 @@ struct DeviceAccess {
 };
 
 struct VolumeSpec {
-  // nodeName: the machine that serves the volume. Empty: in a cluster the controller chooses; on one
-  // machine it is that one.
+  // nodeName: the machine that serves the volume. Empty: in a cluster the controller chooses; on
+  // one machine it is that one.
   std::string node_name;
   uint64_t size_bytes = 0;  // size, a quantity; a multiple of logicalBlockSize
   RecoverySpec recovery;

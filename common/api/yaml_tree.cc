@@ -51,7 +51,8 @@ class TreeBuilder : public YAML::EventHandler {
     return root_;
   }
 
-  // After some errors yaml-cpp reads the same place as one empty document after another, without end.
+  // After some errors yaml-cpp reads the same place as one empty document after another, without
+  // end.
   void OnDocumentStart(const YAML::Mark& mark) override {
     if (mark.pos <= last_document_) {
       stop(position_of(mark), "not valid YAML: text that belongs to no document");
@@ -182,8 +183,8 @@ class TreeBuilder : public YAML::EventHandler {
            std::string_view::npos;
   }
 
-  // False: the scalar at the mark begins with a quote that nothing closes. yaml-cpp takes the end of
-  // the file for the closing quote when it follows a line end.
+  // False: the scalar at the mark begins with a quote that nothing closes. yaml-cpp takes the end
+  // of the file for the closing quote when it follows a line end.
   [[nodiscard]] bool is_closed(const YAML::Mark& mark) const {
     size_t at = static_cast<size_t>(std::max(mark.pos, 0));
     const auto next = [&] { return at < text_.size() ? text_[at] : '\0'; };

@@ -60,7 +60,8 @@ TEST_F(FileLockTest, HasOneOwnerUntilThatOneDies) {
   ASSERT_EQ(refused.err(), EWOULDBLOCK);
   EXPECT_NE(refused.error().detail.find("process " + std::to_string(first) + " has it: stop it"),
             std::string::npos);
-  // A process, not a thread: the wait forks, and a thread that has just ended is a leak to the child's sanitizer.
+  // A process, not a thread: the wait forks, and a thread that has just ended is a leak to the
+  // child's sanitizer.
   const pid_t killer = ::fork();
   if (killer == 0) {
     ::kill(first, SIGKILL);

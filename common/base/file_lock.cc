@@ -49,8 +49,8 @@ Result<FileLock> FileLock::take(const std::string& path, const std::string& advi
 }
 
 // The lock belongs to the open file, not to the process: what the child waits for is ours once it
-// has it. A wait in this process could not be ended, and inotify tells of the owner's close a moment
-// before the lock is free.
+// has it. A wait in this process could not be ended, and inotify tells of the owner's close a
+// moment before the lock is free.
 Result<FileLock> FileLock::wait(const std::string& path, int stop_fd) {
   auto fd = open(path);
   if (!fd) return fd.error();

@@ -1,5 +1,5 @@
-// FileLock: a lock that ends with its process, whatever ends it: flock(2) on a small file that holds
-// the owner's process id for people. One owner a file, for as long as the lock lives.
+// FileLock: a lock that ends with its process, whatever ends it: flock(2) on a small file that
+// holds the owner's process id for people. One owner a file, for as long as the lock lives.
 // Errors   EWOULDBLOCK: another process has it (detail names its pid when it can be read);
 //          ECANCELED: the stop descriptor became readable; the errno of the file system.
 // Threads  any; a lock is one thread's. wait() forks: a child that only waits for the lock.

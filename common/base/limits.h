@@ -53,8 +53,9 @@ inline constexpr auto serve_deadline = 30s;
 // From the server's death until the kernel let go of ublkcN: a backend that holds I/O delays it, so
 // it is only when this passes that the condition says so; waiting goes on.
 inline constexpr auto release_warn_after = 5s;
-// A volume that lost its server has the kernel's grace periods expedited, and threads that run first, for so long at most: what
-// takes longer is I/O that has not ended, beside which either is short.
+// A volume that lost its server has the kernel's grace periods expedited, and threads that run
+// first, for so long at most: what takes longer is I/O that has not ended, beside which either is
+// short.
 inline constexpr auto hurry_max = 1s;
 // Linux 6.12 notices the death of a server that held every tag of a queue only when a request times
 // out (queue/io_timeout, 30 s by default): this is what the agent sets it to there, in

@@ -15,8 +15,8 @@ class logger;
 
 namespace ublk_operator {
 
-// Lines in fmt's syntax, checked when compiled and formatted in one place: spdlog's own templates put fmt whole
-// into each file that logs, which was a third of the time that building took.
+// Lines in fmt's syntax, checked when compiled and formatted in one place: spdlog's own templates
+// put fmt whole into each file that logs, which was a third of the time that building took.
 // Threads  any.
 class Log {
  public:

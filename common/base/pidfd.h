@@ -15,8 +15,8 @@ class Pidfd {
   // pidfd_open(2). ESRCH: no such process. A pid read from a file is only a hint: compare
   // identity() afterwards.
   [[nodiscard]] static Result<Pidfd> open(pid_t pid);
-  // Of one thread, by its id: readable as soon as that thread has ended, whatever the others of its process still do
-  // (PIDFD_THREAD, Linux 6.9). EINVAL: an older kernel.
+  // Of one thread, by its id: readable as soon as that thread has ended, whatever the others of its
+  // process still do (PIDFD_THREAD, Linux 6.9). EINVAL: an older kernel.
   [[nodiscard]] static Result<Pidfd> open_thread(pid_t tid);
   // A descriptor received from another process (SCM_RIGHTS); `pid` as seen in our pid namespace.
   Pidfd(UniqueFd fd, pid_t pid) : fd_(std::move(fd)), pid_(pid) {}

@@ -39,8 +39,8 @@ class Cancel {
     const std::shared_ptr<State> state_;
     const uint64_t id_;
   };
-  // `action` runs once, in the thread that cancels; here, if that is past. It must not end a Link of
-  // the same Cancel.
+  // `action` runs once, in the thread that cancels; here, if that is past. It must not end a Link
+  // of the same Cancel.
   Link on_cancel(std::function<void()> action) const;
 
  private:

@@ -19,7 +19,8 @@ std::string field(const nlohmann::json& object, const char* name) {
                                                                      : std::string();
 }
 
-// Names of processes and paths come with conditions and events, and need not be UTF-8; dump() would throw on them.
+// Names of processes and paths come with conditions and events, and need not be UTF-8; dump() would
+// throw on them.
 std::string body_of(const nlohmann::json& object) {
   return object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }

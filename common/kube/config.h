@@ -1,6 +1,7 @@
 // Which API server, and who we are to it: from a pod's service account or from a kubeconfig file.
-// Source   client-go's rest.InClusterConfig and clientcmd's Config; only what the project's programs
-//          meet: token, token file, client certificate, certificate authority by file or inline.
+// Source   client-go's rest.InClusterConfig and clientcmd's Config; only what the project's
+//          programs meet: token, token file, client certificate, certificate authority by file or
+//          inline.
 // Errors   ENOENT: not in a pod, or no such file or context; EINVAL: a field is missing or not
 //          supported (detail names it, and what to use instead).
 // Threads  pure functions, which read files.

@@ -3,10 +3,10 @@
 //          EventCorrelator says what to send, without I/O and clock; EventRecorder sends it from a
 //          thread of its own, and say() never waits. Events of cluster-scoped objects are in the
 //          namespace "default", where kubectl looks for them.
-// Bounds   cached_max series are remembered, the longest unused is forgotten (and listed anew when it
-//          comes again); an object may have `burst` events at once and one each `refill` after that;
-//          waiting_max wait to be sent. What is beyond is dropped and counted: an event is a hint,
-//          conditions are the truth.
+// Bounds   cached_max series are remembered, the longest unused is forgotten (and listed anew when
+//          it comes again); an object may have `burst` events at once and one each `refill` after
+//          that; waiting_max wait to be sent. What is beyond is dropped and counted: an event is a
+//          hint, conditions are the truth.
 // Errors   none to the caller; a failure is logged, the first in a row.
 // Threads  EventCorrelator: one. EventRecorder: any.
 // Source   client-go, tools/record (events_cache.go has the same limits).

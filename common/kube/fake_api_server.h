@@ -1,9 +1,9 @@
 // FakeApiServer: as much of an API server as our programs use, in memory, behind a Transport.
-// Shape    GET, POST, PUT, PATCH (merge, JSON, server-side apply), DELETE of objects of any kind; lists
-//          without pages; watches from a resource version. One resource version for all. What a real
-//          server does is shown by tests/cluster/api_contract.cc, which runs on both.
-//          Not there: schemas, defaults, selectors, field ownership (an apply replaces the fields it
-//          names; of a list of conditions, those of its types).
+// Shape    GET, POST, PUT, PATCH (merge, JSON, server-side apply), DELETE of objects of any kind;
+//          lists without pages; watches from a resource version. One resource version for all. What
+//          a real server does is shown by tests/cluster/api_contract.cc, which runs on both.
+//          Not there: schemas, defaults, selectors, field ownership (an apply replaces the fields
+//          it names; of a list of conditions, those of its types).
 // Threads  any. Watches end when they are cancelled, or by break_watches().
 #pragma once
 #include <condition_variable>

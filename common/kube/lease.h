@@ -3,9 +3,9 @@
 //          step to take, its outcome is told by the method named after it. Who does not lead learns
 //          of the lease by a watch (observed()); it asks the server only at its start and after a
 //          write that lost a race.
-// Safety   a lease is judged by this process's own clock: by how long ago it was last seen to change,
-//          never by the times written in it. Every write carries the resource version it rests on,
-//          so an observation that is out of date loses nothing but the race. leads() ends
+// Safety   a lease is judged by this process's own clock: by how long ago it was last seen to
+//          change, never by the times written in it. Every write carries the resource version it
+//          rests on, so an observation that is out of date loses nothing but the race. leads() ends
 //          `renew_deadline` after the last renewal was begun, long before another may take over
 //          (`lease`), and it never comes back: the process is to exit.
 // Threads  one.

@@ -60,8 +60,8 @@ class Silence {
 // Where a body goes, as it comes: bounded, and cut into lines if somebody wants them.
 class BodySink : public std::streambuf {
  public:
-  // `give_up`: ends the request. A stream that takes no more bytes does not: the library would go on
-  // to wait.
+  // `give_up`: ends the request. A stream that takes no more bytes does not: the library would go
+  // on to wait.
   BodySink(const std::function<bool(std::string_view)>* on_line, Silence& silence,
            std::function<void()> give_up)
       : on_line_(on_line), silence_(silence), give_up_(std::move(give_up)) {}
@@ -226,8 +226,8 @@ class CppRestTransport final : public Transport {
     client_ = std::make_shared<http::client::http_client>(web::uri(config_.server), config);
     return client_;
   }
-  // With its idle connections: where one went silent, as in a failover, the others have too. Requests
-  // under way end as they will.
+  // With its idle connections: where one went silent, as in a failover, the others have too.
+  // Requests under way end as they will.
   void drop(const Client& client) {
     const std::scoped_lock lock(mutex_);
     if (client_ == client) client_.reset();

@@ -4,8 +4,8 @@
 //          and limits::local_api_depth_max deep.
 //            request   {"id":1,"method":"get","params":{"name":"pgdata"}}
 //            answer    {"id":1,"result":...}
-//                      {"id":1,"error":{"errno":2,"name":"ENOENT","operation":"get","object":"volume
-//                      x","detail":"..."}}
+//                      {"id":1,"error":{"errno":2,"name":"ENOENT","operation":"get",
+//                                       "object":"volume x","detail":"..."}}
 //            watch     {"id":1,"result":{}}, then
 //            {"id":1,"event":{"name":"pgdata","volume":{...}|null}} for ever, or one
 //                      last {"id":1,"error":...} (ENOBUFS: did not read fast enough; watch again)

@@ -30,8 +30,8 @@ class VolumeService {
   // All events, or those of one volume, oldest first.
   [[nodiscard]] virtual std::vector<VolumeEvent> events(const std::string& volume) = 0;
   // Writes the manifest of each volume into the folder the agent watches (the file keeps what the
-  // user wrote). The whole text is validated first; a folder that then takes no more files leaves the
-  // volumes before applied, and the error names them. Returns the names.
+  // user wrote). The whole text is validated first; a folder that then takes no more files leaves
+  // the volumes before applied, and the error names them. Returns the names.
   [[nodiscard]] virtual Result<std::vector<std::string>> apply(const std::string& manifest) = 0;
   // Removes the manifest: the volume then goes as soon as it is not in use.
   [[nodiscard]] virtual Result<void> remove(const std::string& name) = 0;

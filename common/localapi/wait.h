@@ -14,9 +14,9 @@ namespace ublk_operator {
 inline constexpr std::chrono::seconds ask_again{1};  // after such an answer, at the latest
 
 // Until `done` is true of the volume (nullopt: there is none of that name). A lost agent or API
-// server is waited for until the deadline; only when it cannot be reached at the very start is that the answer at
-// once (ENOTCONN). Returns ETIMEDOUT at the deadline; a deadline in the past looks once. `done` is
-// called from the calling thread.
+// server is waited for until the deadline; only when it cannot be reached at the very start is that
+// the answer at once (ENOTCONN). Returns ETIMEDOUT at the deadline; a deadline in the past looks
+// once. `done` is called from the calling thread.
 [[nodiscard]] Result<void> wait_for(VolumeService& service, const std::string& name,
                                     const std::function<bool(const std::optional<Volume>&)>& done,
                                     std::chrono::steady_clock::time_point deadline);

@@ -1,7 +1,7 @@
 // Metrics: what a program counts, as Prometheus reads it. The only sight of prometheus-cpp.
-// Shape    a Registry holds families by name; counter(), gauge() and histogram() give the one series
-//          of these labels, the same again when asked again. Names end in their base unit, counters
-//          in _total. Label values come from sets that a limit bounds.
+// Shape    a Registry holds families by name; counter(), gauge() and histogram() give the one
+//          series of these labels, the same again when asked again. Names end in their base unit,
+//          counters in _total. Label values come from sets that a limit bounds.
 // Errors   a name that is no metric's, or of another type, is a broken assumption: it aborts.
 // Threads  any. A handle is valid as long as the Registry, unless its series is removed.
 // Source   Prometheus, "Metric and label naming" and "Exposition formats" (text, 0.0.4).

@@ -1,7 +1,8 @@
 // Controller: watches volumes, nodes and leases, and does what plan() says while it leads.
-// Shape    one worker: one volume at a time, so that each decision counts with the one before. Nothing
-//          is asked of the server twice: changes come by watches, and time only matters where a Lease
-//          ends. Who does not lead watches all the same, and takes over with what it knows.
+// Shape    one worker: one volume at a time, so that each decision counts with the one before.
+//          Nothing is asked of the server twice: changes come by watches, and time only matters
+//          where a Lease ends. Who does not lead watches all the same, and takes over with what it
+//          knows.
 // Errors   none to the caller: a write that fails is tried again after a back-off and counted; one
 //          that rested on an old version is decided anew. on_lost: the process is to exit.
 // Threads  any; on_lost comes from a thread of the controller.

@@ -145,7 +145,8 @@ Inventory::Names Inventory::node_lease_changed(const std::string& node,
 }
 
 Inventory::Names Inventory::leases_heard(Time now) {
-  // The silence was ours: nobody is blamed for it. Who was silent before it is so until it is heard itself.
+  // The silence was ours: nobody is blamed for it. Who was silent before it is so until it is heard
+  // itself.
   if (heard_ && now - *heard_ > deaf_after)
     for (auto& [node, beat] : heartbeats_)
       if (life(node) != Life::silent) beat.changed_at = now;

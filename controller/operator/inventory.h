@@ -1,12 +1,14 @@
-// Inventory: what the controller knows of the cluster: volumes, nodes, and which nodes are alive. No
-// I/O, no clock of its own.
-// Shape    each change answers with the names of the volumes that are to be looked at because of it.
+// Inventory: what the controller knows of the cluster: volumes, nodes, and which nodes are alive.
+// No I/O, no clock of its own.
+// Shape    each change answers with the names of the volumes that are to be looked at because of
+//          it.
 // Silence  a node is silent when its Lease was not seen to change for the Lease's duration, by this
 //          process's clock, while leases were heard at all: in the same namespace the leader renews
 //          its own every 2 s, so that deaf_after without any change of a lease means that it is the
-//          watch that is broken. Every node then gets its whole time anew. Absent leases are silent.
-// Writes   what an own write answered is put in at once (assume()), so that the next decision counts
-//          with it; an older version that comes by the watch after that is passed over.
+//          watch that is broken. Every node then gets its whole time anew. Absent leases are
+//          silent.
+// Writes   what an own write answered is put in at once (assume()), so that the next decision
+//          counts with it; an older version that comes by the watch after that is passed over.
 // Bounds   as many entries as there are objects.
 // Threads  one.
 #pragma once
@@ -36,7 +38,8 @@ class Inventory {
   // Any lease was heard of, the leader's too.
   [[nodiscard]] Names leases_heard(Time now);
   [[nodiscard]] Names time_passed(Time now);
-  // When time_passed() may have something to say; what is due already waits for a lease to be heard.
+  // When time_passed() may have something to say; what is due already waits for a lease to be
+  // heard.
   [[nodiscard]] std::optional<Time> next_change(Time now) const;
   void assume(VolumeRecord volume);
 

@@ -1,12 +1,13 @@
 // place(): on which node a volume goes, or why on none. Pure.
-// Space    a file takes its place only as it is written (Thin) or when the node has made it (Thick),
-//          so free space alone would be promised many times over. A volume fits where both hold:
+// Space    a file takes its place only as it is written (Thin) or when the node has made it
+//          (Thick), so free space alone would be promised many times over. A volume fits where both
+//          hold:
 //            - its size and the sizes of all volumes bound to the pool fit into its capacity;
 //            - its size and the sizes of those the node has not made yet fit into its free space.
-//          So the volumes alone are never promised more than the pool holds. What else lies in its file
-//          system counts only by the free space it leaves now: Thin files that are not yet full, next to
-//          other data that stays, can still fill it. Who wants to promise more sets spec.nodeName himself.
-//          The node has the last word; it finds out with the file in hand.
+//          So the volumes alone are never promised more than the pool holds. What else lies in its
+//          file system counts only by the free space it leaves now: Thin files that are not yet
+//          full, next to other data that stays, can still fill it. Who wants to promise more sets
+//          spec.nodeName himself. The node has the last word; it finds out with the file in hand.
 // Choice   most free space left by that rule, then fewest volumes, then the name.
 #pragma once
 #include <cstdint>

@@ -1,7 +1,7 @@
 // plan(): what the controller does next about one volume. Pure: no clock, no I/O.
-// Shape    at most one write of the object itself and at most one of its status; the caller executes
-//          them in that order, and looks again when one of them changed the object. Level-triggered:
-//          it does not matter which change led here, or how often it is asked.
+// Shape    at most one write of the object itself and at most one of its status; the caller
+//          executes them in that order, and looks again when one of them changed the object.
+//          Level-triggered: it does not matter which change led here, or how often it is asked.
 // Safety   the finalizer goes only when the node says that nothing is left (DeviceRemoved), when no
 //          node ever had the volume, or when a person says so (force-release) while the node is
 //          silent. A volume on a node that does not exist is reported and left alone. spec.nodeName

@@ -1,7 +1,7 @@
-// What the controller keeps of each object: the fields it decides by, and no more, because there may
-// be many thousands.
-// Shape    plain values, read leniently: the API server has checked the schema, and what only a node
-//          can judge is the node's to say. What is missing has the default of the manifest.
+// What the controller keeps of each object: the fields it decides by, and no more, because there
+// may be many thousands.
+// Shape    plain values, read leniently: the API server has checked the schema, and what only a
+//          node can judge is the node's to say. What is missing has the default of the manifest.
 // Errors   a field that placement needs and that cannot be read is said in `unreadable`.
 // Threads  pure functions.
 #pragma once

@@ -1,11 +1,12 @@
-// StartupTaints: takes the start-up taint off nodes that have become able to serve volumes. Clusters
-// put it on new nodes, so that no application gets there before its volumes can.
-// Shape    watches the cluster's nodes and keeps those that have the taint. One of them is freed when
-//          its Lease was renewed since the node was seen with the taint (who renewed it before may
-//          have been an earlier machine of that name) and `may_free` says yes. Nothing is polled: the
-//          owner tells of every renewal and of whatever may change that answer.
-// Safety   a write takes off the taints of this key and touches nothing else: it is a JSON patch that
-//          tests each entry before it removes it, so that another's change in between fails it.
+// StartupTaints: takes the start-up taint off nodes that have become able to serve volumes.
+// Clusters put it on new nodes, so that no application gets there before its volumes can.
+// Shape    watches the cluster's nodes and keeps those that have the taint. One of them is freed
+//          when its Lease was renewed since the node was seen with the taint (who renewed it before
+//          may have been an earlier machine of that name) and `may_free` says yes. Nothing is
+//          polled: the owner tells of every renewal and of whatever may change that answer.
+// Safety   a write takes off the taints of this key and touches nothing else: it is a JSON patch
+//          that tests each entry before it removes it, so that another's change in between fails
+//          it.
 // Errors   none to the caller: what fails is tried again after a back-off, and with each news.
 // Bounds   an entry a node that has the taint; one write at a time.
 // Threads  any, also with a lock held that `may_free` takes.

@@ -53,7 +53,8 @@ class StartupTaintsTest : public ::testing::Test {
     object["status"]["conditions"][0]["status"] = is ? "True" : "False";
     server_->put("/apis/ublk.dev/v1alpha1/ublknodes/a", object);
   }
-  // An old one shows that the node is alive only to who saw another before it: two in a row may be heard as one.
+  // An old one shows that the node is alive only to who saw another before it: two in a row may be
+  // heard as one.
   void beat(std::chrono::hours age = 1h) {
     server_->put("/apis/coordination.k8s.io/v1/namespaces/ns/leases/ublk-node-a",
                  {{"spec",

@@ -1,10 +1,10 @@
 // What an uninstall of the operator would take the servers of: volumes that have a device.
-// Shape    one list of all volumes. "Has a device" is what the node last said. It is asked for no more
-//          than that, because nobody but the kernel knows who has a device open, and it only says so
-//          when it is told to let go: while one is there, somebody may have it open. A node that is
-//          silent, or gone, said it once; its volumes count too.
-// Errors   those of KubeClient, but EAGAIN where the list could not be had in one piece three times.
-//          Where there is no such kind of objects there are no volumes.
+// Shape    one list of all volumes. "Has a device" is what the node last said. It is asked for no
+//          more than that, because nobody but the kernel knows who has a device open, and it only
+//          says so when it is told to let go: while one is there, somebody may have it open. A node
+//          that is silent, or gone, said it once; its volumes count too.
+// Errors   those of KubeClient, but EAGAIN where the list could not be had in one piece three
+//          times. Where there is no such kind of objects there are no volumes.
 // Bounds   pages of 500; of each volume with a device a few words are kept.
 // Threads  pure functions, but for the client's calls.
 #pragma once

@@ -1,7 +1,7 @@
 // WorkQueue: which volume is to be looked at next, and when. No clock of its own.
 // Shape    a name waits once, however often it is added. After a failure it waits longer each time,
-//          also when it is added meanwhile: an object whose write fails is not tried with each of its
-//          changes. Names that are due come in the order in which they became so.
+//          also when it is added meanwhile: an object whose write fails is not tried with each of
+//          its changes. Names that are due come in the order in which they became so.
 // Bounds   as many entries as there are names.
 // Threads  one.
 #pragma once

@@ -15,12 +15,14 @@ class RestartHistory {
   // An attempt ended without service (the server died before it served, a command failed). The
   // first failure in a row is tried again at once: one half-finished recovery costs no back-off.
   void failed(Time now, const BackOff& back_off, double jitter);
-  // A server that had served for `served` died. After short service it counts as a failure when it was the server's own
-  // fault (a request that crashes whoever serves it). Who was killed from outside is replaced at once, unless that
-  // happens kills_forgiven times in a row, each after short service: then something kills whatever is started.
+  // A server that had served for `served` died. After short service it counts as a failure when it
+  // was the server's own fault (a request that crashes whoever serves it). Who was killed from
+  // outside is replaced at once, unless that happens kills_forgiven times in a row, each after
+  // short service: then something kills whatever is started.
   void died(Time now, std::chrono::milliseconds served, bool own_fault, const BackOff& back_off,
             double jitter);
-  // A server serves: whatever failed on the way is forgiven, crashes after short service are not yet.
+  // A server serves: whatever failed on the way is forgiven, crashes after short service are not
+  // yet.
   void serving() { attempts_ = 0; }
   // A new spec, a new program or a person: start over.
   void reset();

@@ -115,8 +115,8 @@ enum class Why {
   in_use,          // waits for: the last user to close the disk
   needs_recreate,  // waits for the same, to make the device anew
   replacing_server,
-  server_dying,  // the kernel took the device from a server that was serving it: it is dying, and its
-                 // device was seen before its pidfd
+  server_dying,  // the kernel took the device from a server that was serving it: it is dying, and
+                 // its device was seen before its pidfd
 };
 
 struct Decision {

@@ -154,7 +154,7 @@ TEST(DecideTest, ARecoveryWaitsForItsBackend) {
 }
 
 // --- stopping
-// --------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 TEST(DecideTest, AnUnusedVolumeIsStoppedAndRemoved) {
   Desired want;

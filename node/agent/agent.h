@@ -51,13 +51,14 @@ struct AgentOptions {
 
 class Agent : public VolumeService {
  public:
-  // EWOULDBLOCK: another agent runs on this state folder; ECANCELED: see wait_fd; ENOENT and others: the control device
-  // cannot be opened (see await_driver).
+  // EWOULDBLOCK: another agent runs on this state folder; ECANCELED: see wait_fd; ENOENT and
+  // others: the control device cannot be opened (see await_driver).
   [[nodiscard]] static Result<std::unique_ptr<Agent>> create(AgentOptions options, Logger log);
   ~Agent() override;
 
-  // The volumes of the last life are known, and those that were served in it are served again, or wait for something else than
-  // their server: the backend, the kernel, somebody's wish. From then on it stays so. False where servers cannot start.
+  // The volumes of the last life are known, and those that were served in it are served again, or
+  // wait for something else than their server: the backend, the kernel, somebody's wish. From then
+  // on it stays so. False where servers cannot start.
   [[nodiscard]] bool has_settled();
   // Until `stop_fd` is readable. Servers and devices stay as they are.
   [[nodiscard]] Result<void> run(int stop_fd);
@@ -127,7 +128,8 @@ class Agent : public VolumeService {
   std::map<uint64_t, OnChange> watchers_;
   uint64_t next_watcher_ = 1;
   bool known_ = false;  // the volumes of the last life
-  // Those of them that were served and are not seen to have settled; since when the kernel has been releasing their device.
+  // Those of them that were served and are not seen to have settled; since when the kernel has been
+  // releasing their device.
   std::map<std::string, std::optional<std::chrono::steady_clock::time_point>> awaited_;
 };
 

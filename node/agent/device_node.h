@@ -31,7 +31,8 @@ struct NodePaths {
 // and changes).
 [[nodiscard]] Result<void> apply_access(const NodePaths& paths, DeviceId id,
                                         const DeviceAccess& access);
-// Gives /dev/ublkcN to the uid of the server that may open it, mode 0600; until the first one it is root's.
+// Gives /dev/ublkcN to the uid of the server that may open it, mode 0600; until the first one it is
+// root's.
 [[nodiscard]] Result<void> give_char_device(const NodePaths& paths, DeviceId id, uid_t uid);
 
 // Points by-name/NAME at ../../ublkbN, atomically (a reader sees the old or the new one). Names may

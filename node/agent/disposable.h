@@ -1,9 +1,10 @@
 // Disposable: runs one command that the kernel may never return from (STOP_DEV, DEL_DEV, opening a
 // disk) in a process of its own: `ublk-node helper ...`. A worker of io_uring in an uninterruptible
 // wait makes its owner unkillable; this owner may be abandoned.
-// Bounds   one abandoned process for each device or folder: until it has ended no other is started for it.
-// Errors   the errno the helper exited with, its message as detail; ETIMEDOUT: it was killed and left
-//          behind, the outcome is unknown, or an earlier one is still left.
+// Bounds   one abandoned process for each device or folder: until it has ended no other is started
+//          for it.
+// Errors   the errno the helper exited with, its message as detail; ETIMEDOUT: it was killed and
+//          left behind, the outcome is unknown, or an earlier one is still left.
 // Threads  any.
 #pragma once
 #include <chrono>

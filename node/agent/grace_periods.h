@@ -1,9 +1,10 @@
-// GracePeriods: while somebody holds an Expedited, for a second at most, the kernel ends its RCU grace periods at once instead
-// of after some jiffies (/sys/kernel/rcu_expedited). A dead server's ring waits for such periods before the kernel lets go of the
-// device; the disk of mode None for several (docs/decisions/007).
-// The switch is the whole machine's. So a thread of its own, which no volume holds up, turns it off when its time is over;
-// where it is on already it is left alone; and what an agent that died left on, the next one turns off, by the record file.
-// Where the switch cannot be written nothing is expedited: recovery is slower, nothing else. The kernel's rcu_normal
+// GracePeriods: while somebody holds an Expedited, for a second at most, the kernel ends its RCU
+// grace periods at once instead of after some jiffies (/sys/kernel/rcu_expedited). A dead server's
+// ring waits for such periods before the kernel lets go of the device; the disk of mode None for
+// several (docs/decisions/007). The switch is the whole machine's. So a thread of its own, which no
+// volume holds up, turns it off when its time is over; where it is on already it is left alone; and
+// what an agent that died left on, the next one turns off, by the record file. Where the switch
+// cannot be written nothing is expedited: recovery is slower, nothing else. The kernel's rcu_normal
 // (PREEMPT_RT) wins over it (rcu_gp_is_normal, kernel/rcu/update.c).
 // Threads  any. GracePeriods outlives what it gave out.
 #pragma once
@@ -22,7 +23,8 @@ namespace ublk_operator {
 
 struct GracePeriodsOptions {
   std::string switch_path = "/sys/kernel/rcu_expedited";
-  // What an agent leaves for the next one; on a file system that ends with the boot, as the switch does.
+  // What an agent leaves for the next one; on a file system that ends with the boot, as the switch
+  // does.
   std::string record_path;
   bool expedite = true;  // false: only what a dead agent left on is turned off
   std::chrono::milliseconds at_most;

@@ -1,5 +1,5 @@
-// The kernel's switch is a file here; with the real one, KillTest of tests/vm. That it shortens a recovery is what
-// `./dev bench recovery` shows.
+// The kernel's switch is a file here; with the real one, KillTest of tests/vm. That it shortens a
+// recovery is what `./dev bench recovery` shows.
 #include "node/agent/grace_periods.h"
 
 #include <gtest/gtest.h>

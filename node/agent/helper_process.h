@@ -1,5 +1,5 @@
-// HelperProcess: `PROGRAM helper WORDS...` in a process of its own: started, and waited for by whoever
-// has its descriptor, or left behind when the kernel does not let it go.
+// HelperProcess: `PROGRAM helper WORDS...` in a process of its own: started, and waited for by
+// whoever has its descriptor, or left behind when the kernel does not let it go.
 // Errors   finish(): the errno that it exited with, what it printed as detail.
 // Bounds   8 KiB of what it printed.
 // Threads  one at a time.

@@ -27,7 +27,7 @@ std::string manifest(const std::string& name, const std::string& size = "1Gi") {
          "\nspec:\n  size: " + size + "\n  backend:\n    null: {}\n";
 }
 
-// --- what counts as a removal ---------------------------------------------------------------------
+// --- what counts as a removal --------------------------------------------------------------------
 
 struct RemovalCase {
   const char* what;
@@ -107,7 +107,7 @@ TEST(IsRemovedTest, OnlyWhatTheFolderItselfSaysIsARemoval) {
   }
 }
 
-// --- the folder -----------------------------------------------------------------------------------
+// --- the folder ----------------------------------------------------------------------------------
 
 class ManifestFolderTest : public ::testing::Test {
  protected:
@@ -514,7 +514,7 @@ TEST_F(ManifestFolderTest, ManyEventsAtOnceAreNotLost) {
   EXPECT_TRUE(view.volumes.contains("a"));
 }
 
-// --- writing for the local API --------------------------------------------------------------------
+// --- writing for the local API -------------------------------------------------------------------
 
 TEST_F(ManifestFolderTest, ANewManifestIsWrittenUnderItsName) {
   ManifestFolder manifests = open();

@@ -21,7 +21,8 @@ namespace {
 constexpr std::string_view mount_option = ",require-mount";
 constexpr uint64_t mount_root = 0x2000;  // STATX_ATTR_MOUNT_ROOT (linux/stat.h, since 5.8)
 
-// As the kernel writes a path there: blanks and backslashes in octal (seq_path, fs/proc_namespace.c).
+// As the kernel writes a path there: blanks and backslashes in octal (seq_path,
+// fs/proc_namespace.c).
 std::string plain(std::string_view escaped) {
   std::string text;
   for (size_t i = 0; i < escaped.size(); ++i) {

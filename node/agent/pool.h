@@ -1,6 +1,6 @@
 // Pool: a folder for the files of volumes, by the name that backend.file.pool gives.
-// Errors   EINVAL: not the form of --pool; ENOMEDIUM: the pool is to be a mount point and its folder
-//          is none at the moment; else the errno of looking at it.
+// Errors   EINVAL: not the form of --pool; ENOMEDIUM: the pool is to be a mount point and its
+//          folder is none at the moment; else the errno of looking at it.
 // Time     a look at a dead network file system may never return: where others would wait for that,
 //          it is done by a helper process (PoolProbes).
 // Threads  any.

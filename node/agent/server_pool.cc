@@ -24,8 +24,8 @@ constexpr auto reconnect_max = 1000ms;
 // A standby that dies while idle is replaced after this long, so that a program that cannot start
 // does not spin.
 constexpr auto respawn_pause = 1000ms;
-// The volume that took a standby serves since this moment: its application's first requests have the
-// CPUs for themselves. A death within it waits for a server to be started.
+// The volume that took a standby serves since this moment: its application's first requests have
+// the CPUs for themselves. A death within it waits for a server to be started.
 constexpr auto refill_after = 100ms;
 constexpr auto spawn_timeout = 10s;
 constexpr auto describe_timeout = 1s;
@@ -33,8 +33,8 @@ constexpr auto describe_timeout = 1s;
 constexpr uint64_t standby_arena_bytes_max = 64 << 20;
 constexpr size_t exits_kept_max = 4 * limits::volumes_max;
 
-// A server's own memory beyond its buffers, and the page cache of a file without direct I/O. One that
-// leaks is killed, and recovered, before it takes the node's.
+// A server's own memory beyond its buffers, and the page cache of a file without direct I/O. One
+// that leaks is killed, and recovered, before it takes the node's.
 constexpr uint64_t memory_beyond_arena = 1 << 30;
 SpawnRequest request_for(const std::string& program, uint64_t arena_bytes) {
   return {program, arena_bytes, arena_bytes + memory_beyond_arena};
@@ -185,7 +185,8 @@ ServerEnd ServerPool::end_of(uint64_t id, pid_t pid) {
   return {std::nullopt, handed_out_.contains(pid)};
 }
 
-// The spawner may not have heard of a grant; the server itself knows. What says that it serves is never a standby.
+// The spawner may not have heard of a grant; the server itself knows. What says that it serves is
+// never a standby.
 void ServerPool::ask_what_it_holds(SpawnedServer& server) {
   if (!server.info.volume.empty() || !server.channel.send({{"type", "describe"}})) return;
   const auto until = Clock::now() + describe_timeout;
@@ -267,7 +268,8 @@ void ServerPool::lost_locked() {
   client_.reset();
   standbys_.clear();  // they died with it
   adoptable_.clear();
-  // Who was handed out is remembered: after a mere loss of the connection it is in the next list again.
+  // Who was handed out is remembered: after a mere loss of the connection it is in the next list
+  // again.
   refill_wanted_ = true;
 }
 

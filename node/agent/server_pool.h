@@ -67,8 +67,8 @@ class ServerPool {
   [[nodiscard]] std::optional<SpawnedServer> adopt(const std::string& volume);
   void bind(uint64_t server, const std::string& volume, uint64_t generation);
 
-  // Standbys get buffers of the largest size seen, so that one fits any volume, and prepare for the geometry seen last: the
-  // next volume's is most often the same.
+  // Standbys get buffers of the largest size seen, so that one fits any volume, and prepare for the
+  // geometry seen last: the next volume's is most often the same.
   void note_geometry(const Geometry& geometry);
   // A volume that needed a server is served again: now is a good time to warm the next one.
   void refill();

@@ -1,4 +1,5 @@
-// The pool's standbys, with a real spawner and stand-ins for servers (node/spawner/fake_server_main.cc).
+// The pool's standbys, with a real spawner and stand-ins for servers
+// (node/spawner/fake_server_main.cc).
 #include "node/agent/server_pool.h"
 
 #include <gtest/gtest.h>
@@ -65,8 +66,8 @@ class ServerPoolTest : public ::testing::Test {
     }
     return true;
   }
-  // A standby that has prepared for a queue depth of 8. What it says is read from a copy of its channel, which the spawner
-  // hands out.
+  // A standby that has prepared for a queue depth of 8. What it says is read from a copy of its
+  // channel, which the spawner hands out.
   void await_standby() {
     pool_->note_geometry(geometry_of(8));
     const auto until = std::chrono::steady_clock::now() + patience;

@@ -381,7 +381,8 @@ Result<std::string> StateStore::node_id(const std::string& machine_id) {
     }
   }
   auto written = write_file_atomically(path, id + "\n");
-  // A machine's id needs no file as long as it is seen: a full disk keeps nobody from recovering volumes.
+  // A machine's id needs no file as long as it is seen: a full disk keeps nobody from recovering
+  // volumes.
   if (!written && id != machine_id) return written.error();
   return id;
 }

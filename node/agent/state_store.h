@@ -59,8 +59,9 @@ struct VolumeRecord {
   friend bool operator==(const VolumeRecord&, const VolumeRecord&) = default;
 };
 
-// Steps of a lease. What lets a server near the backend (granted) is written before it is done; what
-// only keeps servers away (fencing, released) is found anew by asking the kernel, and may be missing.
+// Steps of a lease. What lets a server near the backend (granted) is written before it is done;
+// what only keeps servers away (fencing, released) is found anew by asking the kernel, and may be
+// missing.
 enum class LeaseStep {
   none,      // no server was let near the device
   fencing,   // the holder is dead or being killed
@@ -80,8 +81,8 @@ struct Lease {
   uint64_t holder_start_ticks = 0;         // with the boot, the holder's identity
   VolumeSpec device_spec;                  // the spec the device was made from
   std::optional<BackendIdentity> backend;  // what its servers were given, should the record be lost
-  // How the last server ended, from when its device went with it (mode None) until the next one is served:
-  // an agent that begins then goes on with that recovery.
+  // How the last server ended, from when its device went with it (mode None) until the next one is
+  // served: an agent that begins then goes on with that recovery.
   std::string lost;
   friend bool operator==(const Lease&, const Lease&) = default;
 };
@@ -114,7 +115,8 @@ class StateStore {
   [[nodiscard]] Result<void> save(const VolumeRecord& record);
   [[nodiscard]] Result<void> erase(const std::string& name);  // lease and record
 
-  // What the devices of the last life have as backends, by volume, whether or not there is a record.
+  // What the devices of the last life have as backends, by volume, whether or not there is a
+  // record.
   [[nodiscard]] std::map<std::string, BackendIdentity> leased_backends();
   // nullopt: there is none (or it was unreadable and moved aside).
   [[nodiscard]] std::optional<Lease> load_lease(const std::string& name);
@@ -122,9 +124,9 @@ class StateStore {
   [[nodiscard]] Result<void> erase_lease(const std::string& name);
 
   // The id by which this node's devices are known. What it once was it stays, wherever the agent
-  // runs: a pod does not see the host's /etc/machine-id. `machine_id`: what to begin with; when that
-  // is no id (32 hexadecimal digits), a random one. EINVAL: the file was damaged; a new id is never
-  // made then. Only a random one has to be written.
+  // runs: a pod does not see the host's /etc/machine-id. `machine_id`: what to begin with; when
+  // that is no id (32 hexadecimal digits), a random one. EINVAL: the file was damaged; a new id is
+  // never made then. Only a random one has to be written.
   [[nodiscard]] Result<std::string> node_id(const std::string& machine_id);
 
  private:

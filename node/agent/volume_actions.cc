@@ -31,7 +31,7 @@ constexpr auto hook_timeout = 60s;  // a test that hooked a point and went away
 }  // namespace
 
 // --- actions
-// -----------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 Geometry VolumeWorker::wanted_geometry(const OpenBackend& backend) const {
   const VolumeSpec& spec = record_.volume.spec;
@@ -247,7 +247,8 @@ void VolumeWorker::grant() {
   lease_.step = LeaseStep::granted;
   lease_.holder_pid = pid;
   lease_.holder_start_ticks = server_start_ticks_;
-  // Whatever becomes of this one: the next agent knows that the volume was served, and how that ended.
+  // Whatever becomes of this one: the next agent knows that the volume was served, and how that
+  // ended.
   if (lost_at_ && lease_.lost.empty()) lease_.lost = lost_how_.empty() ? "ended" : lost_how_;
   save_lease();
   close_seen_ = false;
@@ -257,8 +258,8 @@ void VolumeWorker::grant() {
   auto sent = given ? server_->channel.send(to_json(message), fds) : given;
   server_state_ = Server::granted;
   if (!sent) return replace_server_process("GrantFailed", sent.error());
-  // Only now: the spawner may be busy with other servers, and who dies before it is told leaves a server that itself says what
-  // it was granted.
+  // Only now: the spawner may be busy with other servers, and who dies before it is told leaves a
+  // server that itself says what it was granted.
   context_.pool.bind(server_->info.id, name_, lease_.generation);
 }
 
@@ -304,8 +305,8 @@ void VolumeWorker::start_device() {
   if (!server_->pidfd.exited()) replace_server_process("StartFailed", started.error());
 }
 
-// What a disk needs once it is there. An agent may die before it is done, so the next one that finds
-// the disk does it again.
+// What a disk needs once it is there. An agent may die before it is done, so the next one that
+// finds the disk does it again.
 void VolumeWorker::set_up_disk() {
   // 6.12 notices a server that died with every tag in its hands only when a request times out
   // (ublk_timeout).
@@ -388,7 +389,8 @@ void VolumeWorker::serving(bool recovered) {
   lease_.step = LeaseStep::serving;
   lease_.recovery_begun = false;
   lease_.stale_mapping = false;
-  // What that kernel cannot be asked again the next agent must know, whatever else is still to be written.
+  // What that kernel cannot be asked again the next agent must know, whatever else is still to be
+  // written.
   if (recovery_needs_start_once()) save_lease();
   history_.serving();
   last_error_.reset();
@@ -419,8 +421,9 @@ void VolumeWorker::serving(bool recovered) {
   context_.pool.refill();
 }
 
-// Kernels before UBLK_F_QUIESCE (6.16) may reset the device in START_USER_RECOVERY itself, so it cannot be repeated. FAIL_IO is
-// older (6.13) than the reset in ublk_ch_release (6.15), for which there is no bit.
+// Kernels before UBLK_F_QUIESCE (6.16) may reset the device in START_USER_RECOVERY itself, so it
+// cannot be repeated. FAIL_IO is older (6.13) than the reset in ublk_ch_release (6.15), for which
+// there is no bit.
 bool VolumeWorker::recovery_needs_start_once() const {
   return (context_.driver.features() & flags::quiesce) == 0;
 }
@@ -444,10 +447,11 @@ bool VolumeWorker::wait_server_exit(std::chrono::milliseconds timeout) const {
 }
 
 void VolumeWorker::poke_release() {
-  // Linux 6.12 has no such race: there it is the request timer that has not run yet, and opening and
-  // closing the char device would only wake this worker to do it again at once.
+  // Linux 6.12 has no such race: there it is the request timer that has not run yet, and opening
+  // and closing the char device would only wake this worker to do it again at once.
   if (recovery_needs_start_once()) return wait_for_events(poke_pause);
-  // It is the close that makes the driver look. EBUSY: the old server's I/O has not ended, which is what the fence waits for.
+  // It is the close that makes the driver look. EBUSY: the old server's I/O has not ended, which is
+  // what the fence waits for.
   if (UniqueFd(::open(char_path(device_->id).c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK)).valid())
     event(true, "DevicePoked",
           object_name(device_->id) +
@@ -539,8 +543,9 @@ void VolumeWorker::disk_gone() {
 }
 
 void VolumeWorker::delete_device() {
-  // Linux 6.12 says DEAD while the dead server's ring still holds I/O; 7.2 only after its end. Its char device can be opened
-  // when that has ended: the fence before another device of this volume reaches the backend.
+  // Linux 6.12 says DEAD while the dead server's ring still holds I/O; 7.2 only after its end. Its
+  // char device can be opened when that has ended: the fence before another device of this volume
+  // reaches the backend.
   if (recovery_needs_start_once() && lease_.step != LeaseStep::none) {
     const UniqueFd fd(::open(char_path(device_->id).c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
     if (!fd.valid() && errno == EBUSY)
@@ -548,9 +553,10 @@ void VolumeWorker::delete_device() {
                                          : std::chrono::milliseconds(poke_pause));
   }
   const std::string id = std::to_string(device_->id);
-  // Without waiting: the old disk may be open for as long as its users please, and the id is not needed again. A DEAD device
-  // has neither disk nor server that could hold the device's mutex, so this is asked here and not in a process of its own,
-  // which would cost mode None its start (ublk_ctrl_del_dev; decisions/003).
+  // Without waiting: the old disk may be open for as long as its users please, and the id is not
+  // needed again. A DEAD device has neither disk nor server that could hold the device's mutex, so
+  // this is asked here and not in a process of its own, which would cost mode None its start
+  // (ublk_ctrl_del_dev; decisions/003).
   auto deleted = control_->remove_async(device_->id, {limits::command_deadline, -1});
   if (!deleted && deleted.err() != ENODEV) {
     auto by_helper = context_.disposable.run({"delete", id}, helper_timeout);
@@ -595,7 +601,7 @@ void VolumeWorker::forget() {
 }
 
 // --- small helpers
-// -------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 void VolumeWorker::failed(const std::string& reason, const Error& error) {
   last_error_ = error;
@@ -613,8 +619,8 @@ void VolumeWorker::save_lease() {
   note_saved(lease_unsaved_, context_.store.save_lease(name_, lease_));
 }
 
-// What could not be written is tried again until it is: a full state folder costs what came after it was full only as long as
-// it is.
+// What could not be written is tried again until it is: a full state folder costs what came after
+// it was full only as long as it is.
 void VolumeWorker::note_saved(bool& unsaved, const Result<void>& how) {
   if (!how && !unsaved) event(true, "StateNotSaved", how.error().to_string());
   if (how && unsaved)

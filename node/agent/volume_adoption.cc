@@ -1,5 +1,5 @@
-// How a VolumeWorker begins: with what a former agent left, which is a lease, a device of the volume's identity, and
-// maybe a server that serves it.
+// How a VolumeWorker begins: with what a former agent left, which is a lease, a device of the
+// volume's identity, and maybe a server that serves it.
 #include <fcntl.h>
 
 #include <algorithm>
@@ -40,14 +40,16 @@ bool VolumeWorker::find_devices() {
   return true;
 }
 
-// The lease's device, else one that has a disk. An ADD_DEV that outlived its deadline may have left others without one.
+// The lease's device, else one that has a disk. An ADD_DEV that outlived its deadline may have left
+// others without one.
 bool VolumeWorker::choose_device(const std::optional<Lease>& stored) {
   std::vector<DeviceInfo> diskless;
   for (const DeviceId id : found_devices_) {
     auto info = control_->info(id, {limits::command_deadline, -1});
     if (!info && info.err() != ENODEV) {
+      // Only ENODEV means gone: anything else would make a second device of one volume.
       last_error_ = info.error();
-      return false;  // only ENODEV means gone: anything else would make a second device of one volume
+      return false;
     }
     if (!info || info->identity != identity_) continue;
     const bool leased = stored && stored->device == id;

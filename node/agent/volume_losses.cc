@@ -1,4 +1,5 @@
-// A VolumeWorker's losses: a server that dies, how it ended, and the recovery that is counted with that as its reason.
+// A VolumeWorker's losses: a server that dies, how it ended, and the recovery that is counted with
+// that as its reason.
 #include <algorithm>
 #include <csignal>
 #include <utility>
@@ -51,7 +52,8 @@ void VolumeWorker::server_lost(bool intended) {
     // What the next agent must know too, see adopt().
     lease_.step =
         left_traces && lease_.device_spec.queues > 1 ? LeaseStep::granted : LeaseStep::fencing;
-    // That one served, and is dead, its pid tells the next agent, which is written; and applications wait.
+    // That one served, and is dead, its pid tells the next agent, which is written; and
+    // applications wait.
     if (was == Server::granted || intended || counted) save_lease();
     const bool stopped = device_ && device_->state == DeviceState::dead && intended;
     if (!lost_at_ && !stopped) {
@@ -77,8 +79,9 @@ void VolumeWorker::note_loss() {
   lost_how_ = lease_.lost.empty() ? "ended while no agent was running" : lease_.lost;
 }
 
-// The pidfd says that a server died; how it died comes from its parent, the spawner, a moment later. Recovery does not wait
-// for that: only the next attempt's back-off depends on it, and what is said of the recovery.
+// The pidfd says that a server died; how it died comes from its parent, the spawner, a moment
+// later. Recovery does not wait for that: only the next attempt's back-off depends on it, and what
+// is said of the recovery.
 void VolumeWorker::explain_deaths() {
   while (!unexplained_.empty()) {
     const Death death = unexplained_.front();
@@ -112,8 +115,9 @@ void VolumeWorker::served_again(std::chrono::microseconds pause) {
   uncounted_ = Recovery{pause, server_->pidfd.pid(), Clock::now() + explained_within};
 }
 
-// Counted with its reason, which may be known a moment later only: the spawner need not have run since the server's death.
-// Nothing waits for that but what is published of the volume. True: it was counted now, which the lease is still to be told.
+// Counted with its reason, which may be known a moment later only: the spawner need not have run
+// since the server's death. Nothing waits for that but what is published of the volume. True: it
+// was counted now, which the lease is still to be told.
 bool VolumeWorker::settle_recovery(bool last_chance) {
   if (!uncounted_) return false;
   explain_deaths();

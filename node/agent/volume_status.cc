@@ -15,7 +15,7 @@ using reconcile::Usage;
 using reconcile::Why;
 
 // --- status
-// --------------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 std::string VolumeWorker::wait_message(Why why) const {
   const std::string error = last_error_ ? "; last error: " + last_error_->to_string() : "";

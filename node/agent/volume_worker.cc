@@ -61,7 +61,7 @@ void VolumeWorker::join() {
 }
 
 // --- messages
-// ----------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 void VolumeWorker::set_wanted(Volume wanted, SourceIdentity source, std::vector<Problem> remarks) {
   const std::scoped_lock lock(mail_mutex_);
@@ -134,7 +134,7 @@ Volume VolumeWorker::describe(std::chrono::milliseconds timeout) {
 }
 
 // --- the loop
-// ----------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 void VolumeWorker::run() {
   while (!exiting_ && !finished_) {
@@ -432,7 +432,8 @@ void VolumeWorker::wait_for_events(std::optional<std::chrono::milliseconds> at_m
   if (ready > 0 && fds[4].revents != 0) {
     if (server_state_ == Server::serving && lease_.step == LeaseStep::serving) hurry();
     herald_.reset();
-    // Nothing can be done for the volume before its server is dead; what that said last is read then.
+    // Nothing can be done for the volume before its server is dead; what that said last is read
+    // then.
     fds[4].fd = fds[2].fd = -1;
     if (ready == 1) ready = ::poll(fds, 5, timeout);
   }
@@ -452,7 +453,8 @@ void VolumeWorker::wait_for_events(std::optional<std::chrono::milliseconds> at_m
   }
 }
 
-// Applications wait for a device whose server is dead, or about to be. Once a loss: what a crash loop costs is bounded too.
+// Applications wait for a device whose server is dead, or about to be. Once a loss: what a crash
+// loop costs is bounded too.
 void VolumeWorker::hurry() {
   if (expedited_) return;
   expedited_.emplace(context_.grace_periods.expedite());
@@ -479,7 +481,7 @@ void VolumeWorker::give_way_to_server() {
 }
 
 // --- observing
-// ---------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 void VolumeWorker::observe() {
   if (!control_ && !without_driver_) {

@@ -1,10 +1,10 @@
 // VolumeWorker: one volume, one thread: observe, decide(), execute one action, publish what is,
 // wait for an event. A slow or stuck volume is nobody else's business.
-// Threads  the public methods from any thread: they leave a message and wake the worker. join() from
-//          the owner.
-// Time     every wait inside has a bound. Waiting for a server ends early when it dies or the worker
-//          is asked to exit; waiting for the kernel to stop a disk (30 s), a process to die (5 s) or
-//          the spawner to answer (10 s) does not.
+// Threads  the public methods from any thread: they leave a message and wake the worker. join()
+//          from the owner.
+// Time     every wait inside has a bound. Waiting for a server ends early when it dies or the
+//          worker is asked to exit; waiting for the kernel to stop a disk (30 s), a process to die
+//          (5 s) or the spawner to answer (10 s) does not.
 #pragma once
 #include <sys/types.h>
 

@@ -183,7 +183,7 @@ void ClusterLink::say(const std::string& what, const Result<void>& how) {
 }
 
 // --- heartbeat
-// --------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 void ClusterLink::run_heartbeat() {
   const std::string name = "ublk-node-" + options_.node_name;
@@ -214,7 +214,7 @@ void ClusterLink::run_heartbeat() {
 }
 
 // --- status
-// -----------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 void ClusterLink::learn_cluster() {
   for (auto wait = 500ms; !stopping(); wait = std::min<std::chrono::milliseconds>(2 * wait, 30s)) {
@@ -292,8 +292,8 @@ void ClusterLink::write_volume(const std::string& name) {
         client_.apply(volume_resource().path(name, "status"), wanted, manager, cancel_);
     if (!done) how = done.error();
   }
-  // Gone meanwhile: the watch tells of it. EBUSY, for what says that a volume is gone: the object is
-  // not the one that was seen, and may be another one of that name.
+  // Gone meanwhile: the watch tells of it. EBUSY, for what says that a volume is gone: the object
+  // is not the one that was seen, and may be another one of that name.
   const bool pointless = how.err() == ENOENT && !volumes_.find(name);
   say("status", pointless ? Result<void>() : how);
   const std::scoped_lock lock(mutex_);
@@ -303,7 +303,8 @@ void ClusterLink::write_volume(const std::string& name) {
   }
   if (how && !wanted.is_null()) written_[name] = wanted;
   plan_.written(name, Clock::now());
-  // Only once it was said that the volume is gone: it may have gone while that it is there was said.
+  // Only once it was said that the volume is gone: it may have gone while that it is there was
+  // said.
   if (volume || latest_[name]) return;
   latest_.erase(name);
   written_.erase(name);

@@ -79,8 +79,9 @@ SourceView view_of(const std::map<std::string, ClusterObject>& objects,
                ", and keeps it; remove that one first (in the agent's container: `ublkctl delete " +
                name + "`), or choose another name"});
     } else if (!same) {
-      // The old object is gone, and nobody saw it being deleted: its finalizer was taken off, or etcd
-      // is an older one. The new one's turn comes when its device is not in use; the data stays.
+      // The old object is gone, and nobody saw it being deleted: its finalizer was taken off, or
+      // etcd is an older one. The new one's turn comes when its device is not in use; the data
+      // stays.
       view.removed.emplace(name, RemovedVolume{known->second.uid, ReclaimPolicy::retain});
     } else if (object.deleting) {
       // What it says now counts, not what was accepted once; where that is not known, data stays.

@@ -2,11 +2,11 @@
 // the agent (a facade of it), and as what whoever writes their status has to know.
 // Shape    watched by field selector, so a node sees its own volumes only. An object's uid and
 //          generation are kept: the volume's identity is the object's.
-// Removal  what carries a deletionTimestamp, with the reclaimPolicy that it has then; what has another
-//          uid than the accepted one of the same cluster (that object is gone, and a new one has its
-//          name): never with its data. An object that merely
-//          vanished (its finalizer was taken off by force, or etcd was restored) is an orphan: it is
-//          reported and served on until a person removes it from the node.
+// Removal  what carries a deletionTimestamp, with the reclaimPolicy that it has then; what has
+//          another uid than the accepted one of the same cluster (that object is gone, and a new
+//          one has its name): never with its data. An object that merely
+//          vanished (its finalizer was taken off by force, or etcd was restored) is an orphan: it
+//          is reported and served on until a person removes it from the node.
 // Finalizer  of an object that does not carry the controller's yet nothing is made: it could be
 //          deleted without this node being asked. What the agent has already is served on without.
 // Errors   none: without the API server nothing changes. The node goes on as it was.

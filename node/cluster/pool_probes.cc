@@ -23,7 +23,8 @@ std::vector<PoolFacts> PoolProbes::look() {
   for (size_t i = 0; i < probes_.size(); ++i) {
     Probe& probe = probes_[i];
     if (!probe.process) continue;
-    // One that hung the last time is not waited for again, so that this costs everybody else nothing.
+    // One that hung the last time is not waited for again, so that this costs everybody else
+    // nothing.
     if (probe.process->wait(probe.hangs_since.empty() ? until
                                                       : std::chrono::steady_clock::time_point())) {
       read(probe, all[i]);

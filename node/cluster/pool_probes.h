@@ -1,7 +1,8 @@
-// PoolProbes: looks at the pools of a node, each in a process of its own: a dead network file system
-// keeps whoever looks at it, perhaps for ever, and that must not be who writes the node's status.
-// Shape    look() asks all pools at once and waits at most `patience`. A pool that does not answer is
-//          said to be unknown, and not asked again before its process has ended.
+// PoolProbes: looks at the pools of a node, each in a process of its own: a dead network file
+// system keeps whoever looks at it, perhaps for ever, and that must not be who writes the node's
+// status.
+// Shape    look() asks all pools at once and waits at most `patience`. A pool that does not answer
+//          is said to be unknown, and not asked again before its process has ended.
 // Bounds   one process a pool.
 // Threads  one at a time.
 #pragma once

@@ -1,7 +1,8 @@
 // StatusPlan: when which volume's status is written to the API server. No I/O, no clock of its own.
-// Shape    many changes of a volume within a moment are one write; a recovery costs at most two: one
-//          that says it is not ready, when it takes longer than `settle`, and one when it is ready
-//          again. In between nothing is written for `gap`, whatever happens.
+// Shape    many changes of a volume within a moment are one write; a recovery costs at most two:
+//          one that says it is not ready, when it takes longer than `settle`, and one when it is
+//          ready again. One that takes longer than `gap` adds a write each `gap` in which what it
+//          waits for changes, for whoever watches it.
 // Bounds   an entry a volume that changed; forget() drops it.
 // Threads  one.
 #pragma once

@@ -1,6 +1,7 @@
 // What one queue has done since its server began, and how long it took: from when the queue saw a
-// request until it saw its end, by the clock of whole batches of completions. Written by the queue's thread alone, read by any:
-// relaxed atomics without read-modify-write, on cache lines of their own.
+// request until it saw its end, by the clock of whole batches of completions. Written by the
+// queue's thread alone, read by any: relaxed atomics without read-modify-write, on cache lines of
+// their own.
 #pragma once
 #include <array>
 #include <atomic>

@@ -1,6 +1,7 @@
-// Herald: a thread that does nothing, so that its end tells of the server's. A queue's thread of a killed server is held until
-// the kernel has quiesced the disk, some grace periods, and the process's pidfd waits for the last thread; this one ends at
-// once. The main thread's end would do as well, but Linux does not tell of it while others are left (pidfd_poll, 6.15).
+// Herald: a thread that does nothing, so that its end tells of the server's. A queue's thread of a
+// killed server is held until the kernel has quiesced the disk, some grace periods, and the
+// process's pidfd waits for the last thread; this one ends at once. The main thread's end would do
+// as well, but Linux does not tell of it while others are left (pidfd_poll, 6.15).
 #pragma once
 #include <pthread.h>
 

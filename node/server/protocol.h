@@ -9,7 +9,8 @@
 //   server -> agent   fetching   all FETCH commands are submitted; or failed
 //   server -> agent   failed     the server exits with status 1
 //   agent  -> server  stats      -> stats       at any time after the grant
-//   agent  -> server  describe   -> described   what it holds, for adoption; + the herald's descriptor (herald.h), if any
+//   agent  -> server  describe   -> described   what it holds, for adoption; + the herald's
+//                                           descriptor (herald.h), if any
 //
 // Errors   a message that makes no sense ends a server that serves nothing yet (failed), and is
 //          ignored by one that serves. from_json: EPROTO (a field is missing or of another type),
@@ -51,8 +52,8 @@ struct ReadyMessage {
 // released.
 struct PrepareMessage {
   Geometry geometry;
-  // From then until every tag is fetched the server's threads run first (common/base/run_first.h): nearly all of that time they
-  // wait, and then applications do.
+  // From then until every tag is fetched the server's threads run first (common/base/run_first.h):
+  // nearly all of that time they wait, and then applications do.
   bool run_first = false;
 };
 

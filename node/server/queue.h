@@ -50,7 +50,8 @@ class Queue {
   Queue(const Queue&) = delete;
   Queue& operator=(const Queue&) = delete;
 
-  // The thread runs first (common/base/run_first.h) until its tags are fetched, where that is allowed.
+  // The thread runs first (common/base/run_first.h) until its tags are fetched, where that is
+  // allowed.
   void hurry();
   // Opens the backend's queue; the thread moves to `cpus` if there are any.
   void attach(Backend& backend, std::vector<unsigned> cpus);

@@ -203,8 +203,9 @@ class ServerKernelTest : public ::testing::Test {
 
   void add_device(uint64_t wanted = flags::user_recovery | flags::user_recovery_reissue) {
     if (kernel_is_7_2() && (wanted & flags::user_recovery) != 0) wanted |= flags::quiesce;
-    // For a server with capabilities the driver looks for partitions, some time after START_DEV. A read of that which meets a
-    // quiesced device waits for the recovery, with the first pages locked, and so does a write to them that was carried out.
+    // For a server with capabilities the driver looks for partitions, some time after START_DEV. A
+    // read of that which meets a quiesced device waits for the recovery, with the first pages
+    // locked, and so does a write to them that was carried out.
     wanted |= *control_->features({}) & flags::no_auto_part_scan;
     const auto info = control_->add({.flags = wanted, .geometry = geometry_}, {});
     ASSERT_TRUE(info.ok()) << info.error().to_string();

@@ -1,5 +1,5 @@
-// The server as far as it goes without a ublk device: the channel, the steps of its queues, and what
-// it answers when a grant cannot be honoured. The rest is in server_kernel_test.cc.
+// The server as far as it goes without a ublk device: the channel, the steps of its queues, and
+// what it answers when a grant cannot be honoured. The rest is in server_kernel_test.cc.
 #include "node/server/server.h"
 
 #include <poll.h>

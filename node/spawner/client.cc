@@ -92,8 +92,9 @@ class Client final : public SpawnerClient {
   }
 
   void bind(uint64_t id, const std::string& volume, uint64_t generation) override {
-    // No answer, so no turn: this is between the grant of a device and the end of its recovery, and the request of somebody else
-    // may take long. A hint for the next agent, which asks the servers themselves as well: not worth an error.
+    // No answer, so no turn: this is between the grant of a device and the end of its recovery, and
+    // the request of somebody else may take long. A hint for the next agent, which asks the servers
+    // themselves as well: not worth an error.
     (void)requests_.send(
         {{"type", "bind"}, {"id", id}, {"volume", volume}, {"generation", generation}});
   }

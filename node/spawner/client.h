@@ -1,6 +1,6 @@
 // SpawnerClient: the agent's side of a spawner. One instance an agent.
-// Threads  volume workers call spawn(), list() and shutdown() from their own threads (they are served
-//          one after the other) and bind() (which waits for nobody), while one thread calls
+// Threads  volume workers call spawn(), list() and shutdown() from their own threads (they are
+//          served one after the other) and bind() (which waits for nobody), while one thread calls
 //          process_events() when fd() is readable.
 // Order    notices travel on a connection of their own: that of a server which ended at once may be
 //          read before its spawn() has returned. connect_spawner() subscribes before it returns, so

@@ -147,7 +147,8 @@ class Child {
     // A dump keeps ublkcN open until it is written: seconds for a few hundred MB of buffers.
     limit(Step::core_limit, RLIMIT_CORE, 0);
     limit(Step::open_files_limit, RLIMIT_NOFILE, open_files_max);
-    // While applications wait for it a server may run first (common/base/run_first.h); one that then never waits is ended.
+    // While applications wait for it a server may run first (common/base/run_first.h); one that
+    // then never waits is ended.
     limit(Step::realtime_limit, RLIMIT_RTPRIO, 1);
     limit(Step::realtime_limit, RLIMIT_RTTIME, realtime_us_max);
     // Out of reach of signals that a terminal sends to its foreground group.

@@ -1,9 +1,10 @@
 // NodeMetrics: what an agent's volumes did, for Prometheus.
-// Shape    follows the volumes by a watch; refresh(), before each scrape, asks the servers for their
-//          I/O counters. Those begin at 0 with every server: what is shown goes on where the last one
-//          ended, but for what a server counted after its last scrape and took with it. A server that is
-//          older than this process counted for the agent before: what it had then is not counted again.
-//          A counter that alerts look at is there, at 0, before the first thing that it counts.
+// Shape    follows the volumes by a watch; refresh(), before each scrape, asks the servers for
+//          their I/O counters. Those begin at 0 with every server: what is shown goes on where the
+//          last one ended, but for what a server counted after its last scrape and took with it. A
+//          server that is older than this process counted for the agent before: what it had then is
+//          not counted again. A counter that alerts look at is there, at 0, before the first thing
+//          that it counts.
 // Bounds   series of a volume that is gone are removed. refresh() takes at most refresh_max.
 // Threads  any; one refresh at a time, others wait for it.
 #pragma once

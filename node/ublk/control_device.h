@@ -1,21 +1,21 @@
 // ControlDevice: the ublk control commands, one method per command.
 // Shape    each call is one request and one reply; DeviceInfo is a snapshot, not a live view.
 // Units    sectors are 512 bytes; names ending in _bytes are bytes.
-// Errors   Error{err, operation, object "ublk<N>"}, the kernel's errno untouched, with a detail that
-//          says in one sentence what it means here. Every command: ENODEV (no such device), EPERM
-//          (needs CAP_SYS_ADMIN), EOPNOTSUPP (the kernel does not know the command), ETIMEDOUT (the
-//          deadline passed: the request was cancelled and its outcome is unknown, call info() before
-//          acting again), ECANCELED (Cancellation fired; outcome likewise unknown, unless the
-//          detail says that nothing was sent), EAGAIN (too many earlier commands of this instance
-//          never came back from the kernel). A command that ends well while it is being cancelled
-//          is a success.
+// Errors   Error{err, operation, object "ublk<N>"}, the kernel's errno untouched, with a detail
+//          that says in one sentence what it means here. Every command: ENODEV (no such device),
+//          EPERM (needs CAP_SYS_ADMIN), EOPNOTSUPP (the kernel does not know the command),
+//          ETIMEDOUT (the deadline passed: the request was cancelled and its outcome is unknown,
+//          call info() before acting again), ECANCELED (Cancellation fired; outcome likewise
+//          unknown, unless the detail says that nothing was sent), EAGAIN (too many earlier
+//          commands of this instance never came back from the kernel). A command that ends well
+//          while it is being cancelled is a success.
 // Threads  one instance, one thread: blocking commands sleep in io-wq workers of the submitting
 //          thread, and those are few (io_init_wq_offload). Cancellation may be fired from any
 //          thread.
 // Time     no call outlives its deadline by more than the 250 ms that cancelling may take. The
 //          kernel's own uninterruptible waits cannot be ended: such a command is left behind with
-//          its memory and goes on. STOP_DEV and DEL_DEV are therefore issued by a disposable process
-//          (see node/agent), never by the agent itself.
+//          its memory and goes on. STOP_DEV and DEL_DEV are therefore issued by a disposable
+//          process (see node/agent), never by the agent itself.
 // Source   drivers/block/ublk_drv.c of 6.12 and 7.2; Documentation/block/ublk.rst. Kept by
 //          tests/contract on both kernels and the fake.
 #pragma once
@@ -52,7 +52,8 @@ class ControlDevice {
   // SET_PARAMS: before start(). EACCES: a disk exists; EINVAL: ublk_validate_params.
   virtual Result<void> set_params(DeviceId id, const Geometry& geometry, CallLimit limit) = 0;
 
-  // GET_PARAMS, with queues, depth and max_io_bytes from info(): the device's whole Geometry. Takes the device's mutex, so it hangs with a stuck device; info() does not.
+  // GET_PARAMS, with queues, depth and max_io_bytes from info(): the device's whole Geometry. Takes
+  // the device's mutex, so it hangs with a stuck device; info() does not.
   virtual Result<Geometry> params(DeviceId id, CallLimit limit) = 0;
 
   // GET_DEV_INFO2, or GET_DEV_INFO where /dev does not show the node: changes nothing, takes no

@@ -1,6 +1,6 @@
 // The driver itself: is it there, and can it be loaded.
-// Errors   ENOENT: there is no modprobe, or no module for this kernel (detail says what it said, and
-//          what to do); errno of starting it.
+// Errors   ENOENT: there is no modprobe, or no module for this kernel (detail says what it said,
+//          and what to do); errno of starting it.
 // Time     modprobe's, a second or so; nothing when the driver is there.
 // Threads  any.
 #pragma once
@@ -17,8 +17,8 @@ namespace ublk_operator {
                                        const std::string& modprobe = "modprobe");
 
 // The kernel has no driver, so that there is no device either: neither `control` nor `sysfs`, its
-// entry there, exists. False where only `control` is missing: this /dev is not the kernel's then, and
-// what devices there are is not known.
+// entry there, exists. False where only `control` is missing: this /dev is not the kernel's then,
+// and what devices there are is not known.
 [[nodiscard]] bool driver_missing(const std::string& control = "/dev/ublk-control",
                                   const std::string& sysfs = "/sys/class/misc/ublk-control");
 

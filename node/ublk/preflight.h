@@ -1,6 +1,6 @@
 // Preflight: what this machine can do for ublk volumes, and what to do about what it cannot.
-// Shape    look() reads the machine and changes nothing; judge() is pure. Needs neither root nor the
-//          agent: what cannot be looked at without root is "unknown" and says so.
+// Shape    look() reads the machine and changes nothing; judge() is pure. Needs neither root nor
+//          the agent: what cannot be looked at without root is "unknown" and says so.
 // Time     well under a second; a control device that hangs costs at most two.
 // Source   drivers/block/ublk_drv.c; kernel releases by the commit that added each feature.
 #pragma once

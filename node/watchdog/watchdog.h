@@ -4,8 +4,8 @@
 // Shape    SIGTERM and SIGINT are passed on, and end the watchdog with the program's status; every
 //          other death is followed by a new start, at once as a rule (RestartPace).
 // Errors   ENOENT, EACCES and others of execve: nothing is tried again, the container is wrong.
-// Bounds   one child; reaps what becomes its child. When memory runs out the program is chosen, never
-//          the watchdog (where CAP_SYS_RESOURCE allows that).
+// Bounds   one child; reaps what becomes its child. When memory runs out the program is chosen,
+//          never the watchdog (where CAP_SYS_RESOURCE allows that).
 // Threads  one, in a process that has no other.
 #pragma once
 #include <chrono>
@@ -18,9 +18,9 @@
 
 namespace ublk_operator {
 
-// How long to wait before the next start. Pure. The first `burst` starts within `window` are made at
-// once: a node on which somebody kills the program time and again must recover as fast each time.
-// After those the starts of the window wait ever longer, up to `wait_max`.
+// How long to wait before the next start. Pure. The first `burst` starts within `window` are made
+// at once: a node on which somebody kills the program time and again must recover as fast each
+// time. After those the starts of the window wait ever longer, up to `wait_max`.
 class RestartPace {
  public:
   using Clock = std::chrono::steady_clock;

@@ -31,12 +31,13 @@ class Cluster {
   [[nodiscard]] const kube::KubeClient& client() const { return client_; }
   [[nodiscard]] const kube::Cancel& never() const { return never_; }
 
-  // Everything that a user installs (manifests/install.yaml): definitions, roles, policies. There is
-  // nobody to start its pods. Waits until the definitions are served. Once a process is enough.
+  // Everything that a user installs (manifests/install.yaml): definitions, roles, policies. There
+  // is nobody to start its pods. Waits until the definitions are served. Once a process is enough.
   void install();
   // A kubeconfig of that service account of ublk-system, with no more rights than it has.
   [[nodiscard]] std::string kubeconfig_of(const std::string& service_account);
-  // The same as `kubeconfig` (empty: the administrator's), but that its server is that port of this machine.
+  // The same as `kubeconfig` (empty: the administrator's), but that its server is that port of this
+  // machine.
   [[nodiscard]] std::string kubeconfig_through(int port, const std::string& kubeconfig = "");
 
   // --- objects; each fails the test when the server refuses

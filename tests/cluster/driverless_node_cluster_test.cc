@@ -1,5 +1,5 @@
-// The agent of a node whose kernel has no ublk, which is what the machine of the tests mostly is: the
-// program, on a real API server.
+// The agent of a node whose kernel has no ublk, which is what the machine of the tests mostly is:
+// the program, on a real API server.
 #include <gmock/gmock.h>
 #include <signal.h>
 #include <spawn.h>

@@ -1,5 +1,5 @@
-// The informer on a real API server, with a network in between that delays, hangs, cuts and truncates,
-// and a server that forgets.
+// The informer on a real API server, with a network in between that delays, hangs, cuts and
+// truncates, and a server that forgets.
 #include <gtest/gtest.h>
 
 #include <thread>

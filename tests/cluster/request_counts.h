@@ -1,6 +1,7 @@
-// RequestCounts: what an API server was asked for, by its own metric apiserver_request_total, so that a
-// test can say what came in between two moments. A watch is counted when it ends.
-// Source   Kubernetes metrics reference, apiserver_request_total; a server-side apply has the verb APPLY.
+// RequestCounts: what an API server was asked for, by its own metric apiserver_request_total, so
+// that a test can say what came in between two moments. A watch is counted when it ends.
+// Source   Kubernetes metrics reference, apiserver_request_total; a server-side apply has the verb
+//          APPLY.
 #pragma once
 #include <compare>
 #include <cstdint>

@@ -1,8 +1,8 @@
-// How the operator scales on a real API server: ublk-controller, twice as installed, and whole agents on
-// fake kernels, each with a token that is bound to its node. Every volume becomes Ready; then nothing
-// more is asked of the server than heartbeats and a watch a client and minute.
-// Sizes    UBLK_SCALE_VOLUMES, UBLK_SCALE_NODES, UBLK_SCALE_QUIET_SECONDS; 5000, 50 and 300 take ten
-//          minutes, what is the default one.
+// How the operator scales on a real API server: ublk-controller, twice as installed, and whole
+// agents on fake kernels, each with a token that is bound to its node. Every volume becomes Ready;
+// then nothing more is asked of the server than heartbeats and a watch a client and minute.
+// Sizes    UBLK_SCALE_VOLUMES, UBLK_SCALE_NODES, UBLK_SCALE_QUIET_SECONDS; 5000, 50 and 300 take
+//          ten minutes, what is the default one.
 #include <gmock/gmock.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -125,8 +125,8 @@ class Quiet {
   static constexpr const char* leases = "leases.coordination.k8s.io";
   static constexpr double server_watches = 2;
   // What an API server without any client asks of itself, and this test of it. It tries for ever to
-  // write where it is itself, which may not be a loopback address; and it looks for ports of services
-  // that leaked every three minutes, which none of our programs may list.
+  // write where it is itself, which may not be a loopback address; and it looks for ports of
+  // services that leaked every three minutes, which none of our programs may list.
   static bool server_does(const RequestKind& kind) {
     if (kind.resource == "services" && kind.verb == "LIST") return true;
     if (kind.resource == "endpoints") return kind.verb == "GET" || kind.verb == "POST";

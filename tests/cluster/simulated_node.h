@@ -1,6 +1,7 @@
-// SimulatedNode: a whole agent in a cluster, as `ublk-node agent --cluster` is one, but on a FakeKernel
-// and with a SimulatedSpawner: its own state folder, credential, watch, heartbeat and UblkNode. What a
-// volume is served with (device nodes, links, files of its backend) is made below its folder.
+// SimulatedNode: a whole agent in a cluster, as `ublk-node agent --cluster` is one, but on a
+// FakeKernel and with a SimulatedSpawner: its own state folder, credential, watch, heartbeat and
+// UblkNode. What a volume is served with (device nodes, links, files of its backend) is made below
+// its folder.
 // Shape    serves until destroyed.
 // Errors   as Agent::create and kube::default_config; EPERM: device nodes are for root to make.
 // Threads  as an agent, and one more; a volume is a thread.

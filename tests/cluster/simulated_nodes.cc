@@ -1,6 +1,7 @@
 // Nodes of a cluster without machines: simulated_nodes FOLDER NODE... runs a SimulatedNode for each
-// name until a signal, with the kubeconfig FOLDER/NODE.kubeconfig and below FOLDER/NODE. Many of them
-// share a process; a volume costs it a thread and some ten descriptors, so thousands need several.
+// name until a signal, with the kubeconfig FOLDER/NODE.kubeconfig and below FOLDER/NODE. Many of
+// them share a process; a volume costs it a thread and some ten descriptors, so thousands need
+// several.
 #include <poll.h>
 #include <sys/resource.h>
 
@@ -61,8 +62,8 @@ int run(const Settings& settings) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // An agent asks its own program for what a real kernel might never return from. There is none here,
-  // and what the machine has is not touched.
+  // An agent asks its own program for what a real kernel might never return from. There is none
+  // here, and what the machine has is not touched.
   if (argc > 1 && std::string_view(argv[1]) == "helper") return EOPNOTSUPP;
   Settings settings;
   CLI::App app("Agents on fake kernels, against a real API server.", "simulated_nodes");

@@ -1,6 +1,7 @@
-// SimulatedSpawner: a spawner and all servers of a node in one thread, for agents on a FakeKernel: it
-// speaks node/spawner/protocol.h at its socket and node/server/protocol.h on each server's channel,
-// and serves no data. So a machine holds thousands of served volumes without a process for each.
+// SimulatedSpawner: a spawner and all servers of a node in one thread, for agents on a FakeKernel:
+// it speaks node/spawner/protocol.h at its socket and node/server/protocol.h on each server's
+// channel, and serves no data. So a machine holds thousands of served volumes without a process for
+// each.
 // Shape    a server lives until its agent's end of the channel is closed, as if it had been killed:
 //          agents of a simulation do not come back, so nothing is kept for the next one, and what a
 //          server is given (descriptors of a backend) is closed.

@@ -24,7 +24,10 @@ TIDY_CACHE=$CACHE_ROOT/tidy
 check_format() {
   local files
   mapfile -t files < <(git ls-files '*.cc' '*.h')
-  ((!${#files[@]})) || printf '%s\0' "${files[@]}" | xargs -0 -P "$(nproc)" -n 16 clang-format-19 --dry-run --Werror
+  ((${#files[@]})) || return 0
+  printf '%s\0' "${files[@]}" | xargs -0 -P "$(nproc)" -n 16 clang-format-19 --dry-run --Werror
+  # It leaves comments as they are.
+  awk 'length > 100 {print FILENAME ":" FNR ": a line of more than 100 columns"; long = 1} END {exit long}' "${files[@]}"
 }
 
 tidy_sources() {

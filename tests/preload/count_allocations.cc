@@ -1,4 +1,5 @@
-// Loaded into a program by a test (LD_PRELOAD): counts what it allocates, in the file that UBLK_ALLOCATIONS names.
+// Loaded into a program by a test (LD_PRELOAD): counts what it allocates, in the file that
+// UBLK_ALLOCATIONS names.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>

@@ -11,7 +11,8 @@
 
 namespace ublk_operator::lab {
 
-// An application that goes on: writes block after block, verifies what it wrote, and counts what failed.
+// An application that goes on: writes block after block, verifies what it wrote, and counts what
+// failed.
 class Application {
  public:
   // `pause` between two writes: for a test that looks at something else.

@@ -1,5 +1,5 @@
-// A late write: the dead server's io_uring still holds a write to a slow file. The next server must not be let near that
-// file before it ended, or it would land on top of newer data.
+// A late write: the dead server's io_uring still holds a write to a slow file. The next server must
+// not be let near that file before it ended, or it would land on top of newer data.
 #include <gtest/gtest.h>
 
 #include <cerrno>
@@ -127,8 +127,8 @@ TEST_P(FenceTest, HoldsForAnAgentThatBeganAfterTheDeath) {
   EXPECT_EQ(disk.verify(block + 1, 2), 0);
 }
 
-// The disk goes with its server, and Linux 6.12 calls the device DEAD while the write is still under
-// way: the next device of the volume is another one, but its file is the same.
+// The disk goes with its server, and Linux 6.12 calls the device DEAD while the write is still
+// under way: the next device of the volume is another one, but its file is the same.
 TEST(FenceOfModeNoneTest, KeepsTheNextDeviceFromTheFileToo) {
   constexpr int rounds = 3;
   constexpr uint64_t block = 5;

@@ -1,5 +1,5 @@
-// Other programs' ublk devices: whatever their id, whatever they are marked with, and whatever our own files say, they are
-// not ours.
+// Other programs' ublk devices: whatever their id, whatever they are marked with, and whatever our
+// own files say, they are not ours.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>

@@ -1,4 +1,5 @@
-// Linux 6.12: what it cannot do is said, what it does badly is bounded, and nothing that would break it is ever sent.
+// Linux 6.12: what it cannot do is said, what it does badly is bounded, and nothing that would
+// break it is ever sent.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -104,7 +105,8 @@ void PrintTo(const HalfWay& story, std::ostream* out) { *out << story.point << s
 class HalfFinishedRecoveryTest : public LegacyKernelTest,
                                  public ::testing::WithParamInterface<HalfWay> {};
 
-// START_USER_RECOVERY cannot be repeated here, and with some queues fetched and some not it would break the kernel.
+// START_USER_RECOVERY cannot be repeated here, and with some queues fetched and some not it would
+// break the kernel.
 TEST_P(HalfFinishedRecoveryTest, IsSaidAndEndsByAForcedStopWithTheDataKept) {
   const auto& [point, queues] = GetParam();
   LabNode node;
@@ -151,7 +153,8 @@ TEST_P(HalfFinishedRecoveryTest, IsSaidAndEndsByAForcedStopWithTheDataKept) {
   EXPECT_EQ(node.get("other").status.recovery_count, 0U);
 }
 
-// half_fetched with one queue is missing: that kernel warns about it in its log, and the lab takes a warning for a bug.
+// half_fetched with one queue is missing: that kernel warns about it in its log, and the lab takes
+// a warning for a bug.
 INSTANTIATE_TEST_SUITE_P(Points, HalfFinishedRecoveryTest,
                          ::testing::Values(HalfWay{"after_mmap", 1}, HalfWay{"after_mmap", 2},
                                            HalfWay{"half_fetched", 2}),

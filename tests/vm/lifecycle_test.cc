@@ -434,7 +434,8 @@ TEST_F(CrashLoopTest, EndsWhenAnotherProgramComes) {
   EXPECT_EQ(disk.verify(2, 2), 0);
 }
 
-// A DaemonSet's update goes on to the next node when a pod is ready: not with an image whose servers do not start.
+// A DaemonSet's update goes on to the next node when a pod is ready: not with an image whose
+// servers do not start.
 TEST_F(CrashLoopTest, AnAgentIsReadyOnlyWhenWhatWasServedIsServedAgain) {
   const pid_t server = node_->server_pid("vol");
   node_->kill_agent();

@@ -1,5 +1,6 @@
-// The four behaviours, as the kernel patch "ublk: support device recovery without I/O queueing" names them: what happens to
-// I/O in flight when the server dies, and to I/O that comes while there is none.
+// The four behaviours, as the kernel patch "ublk: support device recovery without I/O queueing"
+// names them: what happens to I/O in flight when the server dies, and to I/O that comes while there
+// is none.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -56,7 +57,8 @@ TEST_P(RecoveryModesTest, DoesWithIoWhatItsModePromises) {
   if (story.mode == "None") {
     // The kernel removes the disk: what was in flight and what comes later fails.
     for (auto& io : held) EXPECT_EQ(io.get(), story.in_flight);
-    // On its way out the disk answers EIO; once it is gone its size is 0, and a write beyond the end is ENOSPC.
+    // On its way out the disk answers EIO; once it is gone its size is 0, and a write beyond the
+    // end is ENOSPC.
     EXPECT_THAT(disk.start_write(20, 2).get(), ::testing::AnyOf(EIO, ENOSPC));
     ASSERT_TRUE(node.wait("vol", story.state,
                           [&](const auto&) { return node.kernel_state("vol") == story.state; }));

@@ -1,9 +1,9 @@
-// One host under systemd, as docs/systemd.md describes it: the units as they are installed, the fstab
-// line of the docs, and two days with a power-off in between. Run by the stage "systemd" of
+// One host under systemd, as docs/systemd.md describes it: the units as they are installed, the
+// fstab line of the docs, and two days with a power-off in between. Run by the stage "systemd" of
 // `./dev test` in two boots of one disk:
 //   systemd_test --gtest_filter=FirstDay.* then power-off, systemd_test --gtest_filter=SecondDay.*
-// The first day ends with mounted file systems, a writer and a server that has just been killed; that
-// the machine goes down all the same is for the stage to see.
+// The first day ends with mounted file systems, a writer and a server that has just been killed;
+// that the machine goes down all the same is for the stage to see.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

@@ -1,15 +1,18 @@
-// ublk-application: what runs on a volume for days while servers, pods and nodes go and come: it writes blocks, reads each
-// back before it writes it again and at its end, and says what it saw. It never stops by itself, whatever its device does.
+// ublk-application: what runs on a volume for days while servers, pods and nodes go and come: it
+// writes blocks, reads each back before it writes it again and at its end, and says what it saw. It
+// never stops by itself, whatever its device does.
 //
 //   ublk-application --device /dev/ublk/by-name/pgdata
 //   ready
-//   pause_ms=73 errors=0                  a time without a completed request, once it is over, 30 ms or
-//                                         more longer than its threads rest at --rate
-//   writes=15733 reads=15733 errors=0 lost=0 reopened=0 pauses=1 longest_ms=73        at SIGTERM; exit status 1 if lost
+//   pause_ms=73 errors=0    a time without a completed request, once it is over, 30 ms or more
+//                           longer than its threads rest at --rate
+//   writes=15733 reads=15733 errors=0 lost=0 reopened=0 pauses=1 longest_ms=73
+//                           at SIGTERM; exit status 1 if lost
 //
-// lost counts blocks that held neither the last acknowledged version nor one whose write got an error since. After an error it
-// opens the name again when another device stands there (recovery.mode None). All writes are O_DIRECT; --sync adds
-// O_DSYNC, so that what is acknowledged survives a power cut too.
+// lost counts blocks that held neither the last acknowledged version nor one whose write got an
+// error since. After an error it opens the name again when another device stands there
+// (recovery.mode None). All writes are O_DIRECT; --sync adds O_DSYNC, so that what is acknowledged
+// survives a power cut too.
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/signalfd.h>

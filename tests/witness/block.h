@@ -1,5 +1,5 @@
-// What the programs of this folder write: a block tells where it belongs and which version it is; the
-// rest follows from these.
+// What the programs of this folder write: a block tells where it belongs and which version it is;
+// the rest follows from these.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -1,5 +1,6 @@
-// ublk-flusher: writes a part of a disk over and over, flushes it after each round, and says so once the flush is
-// acknowledged. Whoever read such a line before the power went off knows what must be there afterwards.
+// ublk-flusher: writes a part of a disk over and over, flushes it after each round, and says so
+// once the flush is acknowledged. Whoever read such a line before the power went off knows what
+// must be there afterwards.
 //
 //   ublk-flusher write --device /dev/ublk/by-name/pgdata
 //   flushed 1
@@ -7,8 +8,9 @@
 //   ublk-flusher verify --device /dev/ublk/by-name/pgdata --flushed 2
 //   blocks=256 newer=17 lost=0                  exit status 1 if any is lost
 //
-// Writes are O_DIRECT: what was not flushed is on the disk or in the disk's cache, not in this machine's. After a cut a block
-// holds the round of the last flush or a newer one that was under way; lost counts all others, torn ones too.
+// Writes are O_DIRECT: what was not flushed is on the disk or in the disk's cache, not in this
+// machine's. After a cut a block holds the round of the last flush or a newer one that was under
+// way; lost counts all others, torn ones too.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>

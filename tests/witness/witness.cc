@@ -1,13 +1,14 @@
-// ublk-witness: an application that is there when the server of its disk is killed. It keeps requests in flight, sends SIGKILL,
-// and says what became of the requests in flight, of new ones, for how long nothing was completed, and whether every
-// acknowledged byte is there afterwards.
+// ublk-witness: an application that is there when the server of its disk is killed. It keeps
+// requests in flight, sends SIGKILL, and says what became of the requests in flight, of new ones,
+// for how long nothing was completed, and whether every acknowledged byte is there afterwards.
 //
 //   ublk-witness --device /dev/ublk/by-name/x --kill PID --mib 256 --name Reissue
 //   Reissue  in-flight: reissued  new: waited  errors: 0  pause: 41 ms  verified: 256 MiB
 //
-// With --pause-only it prints the pause in milliseconds and nothing else (for measurements: reads of 4 KiB).
-// A request that fails is followed by the next one a millisecond later.
-// The pause is the longest time, from the kill on, between two completed requests of the whole application.
+// With --pause-only it prints the pause in milliseconds and nothing else (for measurements: reads
+// of 4 KiB). A request that fails is followed by the next one a millisecond later.
+// The pause is the longest time, from the kill on, between two completed requests of the whole
+// application.
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/stat.h>
@@ -201,7 +202,8 @@ class Witness {
         for (uint64_t i = 0; i < per_request; ++i) versions_[first + i] = uncertain;
         done.started = Clock::now();
         n = ::pwrite(fd_.get(), buffer.data, bytes, offset);
-        // What a failed write left behind is not known until it is written again: rewrite_uncertain().
+        // What a failed write left behind is not known until it is written again:
+        // rewrite_uncertain().
         if (n == static_cast<ssize_t>(bytes))
           for (uint64_t i = 0; i < per_request; ++i) versions_[first + i] = version;
       }
@@ -212,8 +214,8 @@ class Witness {
       if (done.err == 0 && done.started > killed_.load()) ++successes_after_;
       // The disk of mode None is gone for good; FailIO's comes back.
       if (done.err != 0 && options_.reopen && killed_.load() != Clock::time_point::max()) return;
-      // An application that gets an error tries again a moment later. Without the moment these threads
-      // take every CPU from the recovery they are waiting for.
+      // An application that gets an error tries again a moment later. Without the moment these
+      // threads take every CPU from the recovery they are waiting for.
       if (done.err != 0) std::this_thread::sleep_for(retry_pause);
       group += options_.threads;
       if (group >= groups) group = me;

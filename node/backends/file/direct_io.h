@@ -8,8 +8,8 @@
 
 namespace ublk_operator {
 
-// `fd` was opened with O_DIRECT. EINVAL: the file wants larger blocks (detail says which, and what to
-// set), or its file system has no direct I/O on it. Where the file system does not say (statx
+// `fd` was opened with O_DIRECT. EINVAL: the file wants larger blocks (detail says which, and what
+// to set), or its file system has no direct I/O on it. Where the file system does not say (statx
 // without STATX_DIOALIGN), reading one block at an offset of one block is the proof.
 [[nodiscard]] Result<void> check_direct_alignment(int fd, uint32_t logical_block_bytes,
                                                   const std::string& path);
