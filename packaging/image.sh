@@ -28,13 +28,7 @@ USAGE
 
 version() { sed -nE 's/^project\(ublk-operator VERSION ([0-9.]+).*/\1/p' "$REPO/CMakeLists.txt"; }
 
-# image_programs: those there are; ublk-controller is not part of every build.
-image_programs() {
-  local program
-  for program in ublk-node ublk-server ublkctl ublk-controller; do
-    [[ ! -x $REPO/build/release/bin/$program ]] || echo "$REPO/build/release/bin/$program"
-  done
-}
+IN_IMAGE=(ublk-node ublk-server ublkctl ublk-controller)
 
 # library_packages PROGRAM...: Debian packages of what they link, directly or not.
 library_packages() {
@@ -88,8 +82,7 @@ unpack_debian() {
 
 # add_programs ROOT
 add_programs() {
-  local program programs headers
-  mapfile -t programs < <(image_programs)
+  local program headers
   mkdir -p "$1/usr/bin"
   for program in "${programs[@]}"; do install -s -m 755 "$program" "$1/usr/bin/"; done
   ln -s ublkctl "$1/usr/bin/kubectl-ublk"
@@ -152,16 +145,17 @@ cd "$REPO"
 if [[ $build ]]; then
   # What there is to build may have changed since the folder was configured.
   step "configuring" build_preset release build.ninja
-  mapfile -t targets < <(ninja -C build/release -t targets all | sed -nE 's/^(ublk-node|ublk-server|ublkctl|ublk-controller): .*/\1/p')
-  step "building ${targets[*]}" build_preset release "${targets[@]}"
+  step "building ${IN_IMAGE[*]}" build_preset release "${IN_IMAGE[@]}"
 fi
 NAME=localhost/ublk-operator:$(version)
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 export TZ=UTC LC_ALL=C
 umask 022
 
-mapfile -t programs < <(image_programs)
-((${#programs[@]} >= 3)) || fail 1 "build/release has not all programs: ./dev image builds them"
+programs=("${IN_IMAGE[@]/#/$REPO/build/release/bin/}")
+for program in "${programs[@]}"; do
+  [[ -x $program ]] || fail 1 "there is no ${program#"$REPO"/}: ./dev image builds it"
+done
 mapfile -t packages < <({ library_packages "${programs[@]}" "$(command -v modprobe)"; grep -v '^#' "$PACKAGING/image.packages" | tr ' ' '\n'; } | sort -u)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
