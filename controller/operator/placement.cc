@@ -51,7 +51,8 @@ Placement place(const VolumeRecord& volume, const std::vector<NodeView>& nodes) 
   if (!keep(left, [&](const NodeView& v) { return v.node->modes.contains(volume.mode); }))
     return {"", "ModeUnsupported",
             "no node that would do can serve recovery.mode " + volume.mode +
-                "; see status.modes of `kubectl get ublknodes -o yaml`"};
+                ": set another mode, or add a node with a newer kernel (status.modes of `kubectl "
+                "get ublknodes -o yaml` says what each can do)"};
   if (!keep(left, [&](const NodeView& v) {
         constexpr uint64_t any = std::numeric_limits<uint64_t>::max();
         return volume.queues <= v.node->queues_max.value_or(any) &&

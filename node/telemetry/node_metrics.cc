@@ -88,7 +88,9 @@ void NodeMetrics::changed(const std::string& name, const std::optional<Volume>& 
   Seen& seen = entry->second;
   const VolumeStatus& status = volume->status;
   if (is_new) {
-    io_errors(name, "EIO").add(0);
+    // From 0 on, or an increase would not see the first ones: what a disk that fails gives, and a
+    // pool that is full.
+    for (const char* error : {"EIO", "ENOSPC"}) io_errors(name, error).add(0);
     for (const char* reason : {"SIGKILL", "OutOfMemory", "Exited", "Unknown"})
       recoveries(name, reason).add(0);
   }

@@ -61,6 +61,13 @@ installed() {
   load_application
   start_applications lifecycle life
 }
+# What they tell a newcomer to type works when it is pasted.
+notes() {
+  helm get notes ublk --namespace "$NAMESPACE" >"$WORK/notes"
+  sed -n '/^kubectl apply/,/^YAML$/p' "$WORK/notes" | sed '1s/apply/apply --dry-run=server/' >"$WORK/typed"
+  bash -euo pipefail "$WORK/typed" | grep -x 'ublkvolume.ublk.dev/pgdata created (server dry run)'
+  grep -F "kubectl get pods -n $NAMESPACE" "$WORK/notes"
+}
 helm_test() { helm test ublk --namespace "$NAMESPACE" --timeout 2m; }
 
 # A pool more, another level of the log, and a taint to take off.
@@ -228,6 +235,7 @@ removed() {
 long() { [[ ${LIFECYCLE:-long} != short ]]; }     # short: two minutes of it, for a run of all tests
 
 check "installed, and an application on a volume" installed
+check "the chart's notes say what to do next" notes
 check "helm test" helm_test
 check "an upgrade with other values takes the volume back" upgraded
 check "the start-up taint goes off the node, and no other" taint_off

@@ -1,5 +1,5 @@
-// ublk-controller, the program, on a real API server: what it writes, what it survives. The nodes are
-// the tests: they write a UblkNode and renew its Lease as an agent does.
+// ublk-controller, the program, on a real API server: what it writes, what it survives. The nodes
+// are the tests: they write a UblkNode and renew its Lease as an agent does.
 #include <gmock/gmock.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -70,7 +70,8 @@ class Program {
   const int port_;
 };
 
-// An agent as far as the API sees it: UblkNode, and a Lease that is renewed until it is told not to.
+// An agent as far as the API sees it: UblkNode, and a Lease that is renewed until it is told not
+// to.
 class Node {
  public:
   Node(Cluster& cluster, std::string name, int lease_seconds = 6)
@@ -274,6 +275,7 @@ TEST_F(ControllerClusterTest, SaysWhatElseIsMissing) {
   ASSERT_TRUE(becomes("v", "Bound", "NoNode"));
   Node node(*cluster_, "n1");
   EXPECT_TRUE(becomes("v", "Bound", "ModeUnsupported"));
+  EXPECT_TRUE(said("v", "ModeUnsupported"));
   create_volume("w", {{"size", "95Gi"}});
   EXPECT_TRUE(becomes("w", "Bound", "NoSpace"));
   create_volume("x", {{"nodeName", "nowhere"}});
@@ -386,7 +388,8 @@ TEST_F(ControllerClusterTest, GoesOnWhenWhatItMissedIsCompacted) {
               HasSubstr("ublk_controller_watch_expired_total{resource=\"ublkvolumes\"} 1\n"));
 }
 
-// As when a firewall forgets its connections: nothing comes through them any more, and nobody closes them.
+// As when a firewall forgets its connections: nothing comes through them any more, and nobody
+// closes them.
 TEST_F(ControllerClusterTest, GoesOnWhenItsConnectionsHangSilently) {
   Proxy proxy(api_port());
   Program program(cluster_->kubeconfig_through(proxy.port(), kubeconfig_), "one", 18091);
