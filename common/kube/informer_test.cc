@@ -125,6 +125,25 @@ TEST_F(InformerTest, ClientsThatBeganTogetherPartOnceAndThenWatchOnceAMinute) {
   EXPECT_EQ(next(0.9), 60s);
 }
 
+TEST_F(InformerTest, ClientsThatLostTheServerTogetherDoNotComeBackTogether) {
+  const auto wait = [this](double random) {
+    const auto step = informer_.next(random);
+    EXPECT_TRUE(std::holds_alternative<Informer::Wait>(step));
+    return std::get<Informer::Wait>(step).time;
+  };
+  expect<Informer::List>();
+  informer_.listed(Error{ENOTCONN, "list", "x", ""});
+  EXPECT_EQ(wait(0), 100ms);
+  EXPECT_EQ(wait(1), 200ms);
+  for (int i = 0; i < 20; ++i) {
+    informer_.waited();
+    expect<Informer::List>();
+    informer_.listed(Error{ENOTCONN, "list", "x", ""});
+  }
+  EXPECT_EQ(wait(0), 15s);
+  EXPECT_EQ(wait(1), 30s) << "no longer, however often it failed";
+}
+
 TEST_F(InformerTest, WhatAnExpiredWatchMissedIsFoundByListingAnew) {
   sync("10", {object("a", "1"), object("b", "2")});
   take();

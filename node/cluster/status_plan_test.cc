@@ -85,6 +85,13 @@ TEST_F(StatusPlanTest, AFailedWriteIsTriedAgainLaterAndLater) {
   EXPECT_EQ(plan_.next(), start_ + 30s);
 }
 
+TEST_F(StatusPlanTest, AgentsWhoseWritesFailedTogetherDoNotTryAgainTogether) {
+  change(0ms, true);
+  ASSERT_EQ(plan_.take(start_ + 300ms), "vol");
+  plan_.failed("vol", start_ + 300ms, 0);
+  EXPECT_EQ(plan_.next(), start_ + 550ms) << "half of the time at least";
+}
+
 TEST_F(StatusPlanTest, WhatChangesWhileItIsWrittenIsWrittenAgain) {
   change(0ms, false);
   ASSERT_EQ(plan_.take(start_ + 300ms), "vol");

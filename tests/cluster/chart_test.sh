@@ -46,6 +46,30 @@ no_wildcards() {
   grep -q 'verbs:' "$WORK/rules"
   ! grep -F '*' "$WORK/rules"
 }
+# What the pods are given, and what not.
+pods_are_bounded() {
+  render "${ALL_OBJECTS[@]}" >"$WORK/pods.yaml"
+  same 0 "$(grep -cE 'hostNetwork|hostPort|hostIPC' "$WORK/pods.yaml")"
+  render -s templates/node-daemonset.yaml >"$WORK/node.yaml"
+  render -s templates/controller-deployment.yaml >"$WORK/controller.yaml"
+  same 2 "$(grep -c 'readOnlyRootFilesystem: true' "$WORK/node.yaml")"
+  same 1 "$(grep -c 'readOnlyRootFilesystem: true' "$WORK/controller.yaml")"
+  grep -q 'hostPID: true' "$WORK/node.yaml"
+  same 0 "$(grep -cE 'hostPID|hostPath|privileged: true' "$WORK/controller.yaml")"
+  same 1 "$(grep -c 'runAsNonRoot: true' "$WORK/controller.yaml")"
+}
+pods_are_kept() {
+  local probe
+  render -s templates/node-daemonset.yaml >"$WORK/node.yaml"
+  render -s templates/controller-deployment.yaml >"$WORK/controller.yaml"
+  grep -q 'priorityClassName: system-node-critical' "$WORK/node.yaml"
+  grep -q 'priorityClassName: system-cluster-critical' "$WORK/controller.yaml"
+  gives 1 count 'kind: PodDisruptionBudget'
+  gives 0 count 'kind: PodDisruptionBudget' --set controller.replicas=1
+  grep -A3 'updateStrategy:' "$WORK/node.yaml" | grep -q 'maxUnavailable: 1'
+  for probe in startupProbe livenessProbe readinessProbe; do grep -q "$probe:" "$WORK/node.yaml"; done
+  for probe in livenessProbe readinessProbe; do grep -q "$probe:" "$WORK/controller.yaml"; done
+}
 # count PATTERN [HELM_OPTION...]: lines of what is rendered that match.
 count() {
   local pattern=$1; shift
@@ -135,6 +159,8 @@ check "install.yaml and the reference of fields are what it gives" "$LAB_DIR/man
 check "all options on" everything_on
 check "what needs other operators is off by default" off_by_default
 check "no role has a wildcard" no_wildcards
+check "no port or network of the host, read-only root file systems" pods_are_bounded
+check "priority, disruption budget, updates and probes" pods_are_kept
 check "an uninstall leaves the definitions" definitions_stay
 check "the start-up taint is tolerated, and only with it nodes are written" startup_taint
 check "an uninstall asks first, unless told otherwise" uninstall_asks

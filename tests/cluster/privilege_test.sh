@@ -67,8 +67,11 @@ node_status() { printf '{"apiVersion":"ublk.dev/v1alpha1","kind":"UblkNode","met
 lease() { printf '{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"namespace":"%s","name":"%s"},"spec":{"holderIdentity":"x"}}' "$NS" "$1"; }
 
 agent_reads_no_secrets() {
-  may_not agent get secrets -n "$NS"
-  may_not agent get secrets -n kube-system
+  local verb
+  for verb in get list watch; do
+    may_not agent "$verb" secrets -n "$NS"
+    may_not agent "$verb" secrets -A
+  done
   may_not agent list pods -A
   may_not agent get configmaps -n "$NS"
   may_not agent get namespaces/default
@@ -108,11 +111,12 @@ other_lease() {
 }
 without_node() { fails_with "the token names no node" apply_as nowhere status "$(volume_status here)"; }
 controller_is_not_bounded_by_it() {
+  local verb
   may controller update ublkvolumes
   may controller patch ublkvolumes --subresource=status
   may controller watch leases -n "$NS"
   may_not controller patch leases/ublk-node-vm1 -n "$NS"
-  may_not controller get secrets -n "$NS"
+  for verb in get list watch; do may_not controller "$verb" secrets -A; done
   may_not controller patch ublknodes
   may_not controller delete ublkvolumes
   apply_as controller status "$(volume_status there)"
@@ -132,6 +136,10 @@ policy_is_typed() {
   # Once the API server has looked.
   kubectl wait --for='jsonpath={.status.observedGeneration}' --timeout=60s validatingadmissionpolicy/ublk-node
   gives "" kubectl get validatingadmissionpolicy ublk-node -o 'jsonpath={.status.typeChecking.expressionWarnings}'
+}
+restricted_namespace_is_refused() {
+  fails_with "admits only restricted pods" helm install privilege "$REPO/charts/ublk-operator" \
+    --namespace "privilege-test-$$" --dry-run=server
 }
 controller_is_restricted() {
   kubectl create namespace "privilege-test-$$"
@@ -160,4 +168,5 @@ check "who has no rights can do nothing" others_may_nothing
 check "no role has a wildcard" no_wildcards
 check "the policy's expressions fit the types" policy_is_typed
 check "the controller's pod is admitted as restricted" controller_is_restricted
+check "such a namespace is refused for the nodes' pods" restricted_namespace_is_refused
 ((!FAILED))

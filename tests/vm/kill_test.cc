@@ -1,5 +1,7 @@
-// Whoever is killed, and whenever: the volume comes back without a manual step, and every acknowledged write is there.
+// Whoever is killed, and whenever: the volume comes back without a manual step, and every
+// acknowledged write is there.
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -28,7 +30,8 @@ class KillTest : public ::testing::TestWithParam<std::string> {
     if (GetParam() == "FailIO" && !can_fail_io())
       GTEST_SKIP() << "this kernel has no UBLK_F_USER_RECOVERY_FAIL_IO (Linux 6.13)";
   }
-  // In None the disk goes with its server, so an application has to open the new one: only the volume is looked at.
+  // In None the disk goes with its server, so an application has to open the new one: only the
+  // volume is looked at.
   [[nodiscard]] static bool keeps_disk() { return GetParam() != "None"; }
   [[nodiscard]] static uint64_t recoveries(LabNode& node) {
     return node.get("vol").status.recovery_count;
@@ -157,7 +160,7 @@ std::string mode_name(const ::testing::TestParamInfo<std::string>& mode) { retur
 INSTANTIATE_TEST_SUITE_P(FourModes, KillTest,
                          ::testing::Values("Reissue", "Queue", "FailIO", "None"), mode_name);
 
-// --- a recovery that itself dies half way --------------------------------------------------------------------------------
+// --- a recovery that itself dies half way --------------------------------------------------------
 
 struct HalfWay {
   std::string mode;
@@ -216,10 +219,13 @@ TEST(HalfWayTest, WithTheAgentIsFinishedByTheNextAgent) {
   }
 }
 
+// Of what no event tells: a switch of the kernel, how a thread is scheduled.
 bool comes_true(const std::function<bool()>& what) {
   const auto until = std::chrono::steady_clock::now() + patience;
-  while (!what())
+  while (!what()) {
     if (std::chrono::steady_clock::now() >= until) return false;
+    ::poll(nullptr, 0, 2);
+  }
   return true;
 }
 
@@ -257,7 +263,8 @@ TEST(GracePeriodsTest, AreExpeditedUntilTheNextServerServesOrTheirTimeIsOver) {
   EXPECT_TRUE(becomes("0"));
 }
 
-// Some thread of the process runs at a real-time priority; not counted: those that the kernel makes for its rings.
+// Some thread of the process runs at a real-time priority; not counted: those that the kernel makes
+// for its rings.
 bool any_runs_first(pid_t pid) {
   const std::string tasks = "/proc/" + std::to_string(pid) + "/task";
   for (const auto& task : std::filesystem::directory_iterator(tasks)) {
@@ -282,8 +289,8 @@ bool all_as_their_process(pid_t pid) {
   return true;
 }
 
-// Applications that try again and again, or just use the CPUs, do not hold up what brings their disk back; nor does that hold
-// up anybody once it is back.
+// Applications that try again and again, or just use the CPUs, do not hold up what brings their
+// disk back; nor does that hold up anybody once it is back.
 TEST(SchedulingTest, WhatBringsADeviceBackRunsFirstUntilItServes) {
   LabNode node;
   node.apply({});

@@ -78,7 +78,7 @@ node_passes_things_on() {
   same 7 "$(status_of cluster node 'exit 7')"
   same "$(sha256sum <"$work/probe.tar")" "$(cluster node sha256sum <"$work/probe.tar")"
 }
-has_ublk() { in_pod test -c /dev/ublk-control; }
+has_ublk() { cluster node modprobe ublk_drv; in_pod test -c /dev/ublk-control; }
 shares_pids() { in_pod cat /proc/1/cmdline | tr '\0' ' ' | grep systemd; }
 calls_api() { same system:serviceaccount:lab-selftest:default "$(kube exec "$(pod)" -- /bin/kubectl auth whoami -o 'jsonpath={.status.userInfo.username}')"; }
 token_names_node() {
