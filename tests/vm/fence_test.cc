@@ -13,20 +13,6 @@
 namespace ublk_operator::lab {
 namespace {
 
-// A file system on a slow disk, for a pool.
-class SlowPool {
- public:
-  explicit SlowPool(SlowDisk& disk) {
-    EXPECT_EQ(shell("mkdir -p " + path() + " && mkfs.ext4 -q " + disk.path() + " && mount " +
-                    disk.path() + " " + path()),
-              0);
-  }
-  ~SlowPool() { EXPECT_EQ(shell("umount " + path()), 0); }
-  SlowPool(const SlowPool&) = delete;
-  SlowPool& operator=(const SlowPool&) = delete;
-  [[nodiscard]] static std::string path() { return "/tmp/slow-pool"; }
-};
-
 class FenceTest : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(FenceTest, KeepsTheNextServerFromTheFileUntilTheLastOnesWriteEnded) {

@@ -1,7 +1,6 @@
 // Whoever is killed, and whenever: the volume comes back without a manual step, and every
 // acknowledged write is there.
 #include <gtest/gtest.h>
-#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -219,19 +218,9 @@ TEST(HalfWayTest, WithTheAgentIsFinishedByTheNextAgent) {
   }
 }
 
-// Of what no event tells: a switch of the kernel, how a thread is scheduled.
-bool comes_true(const std::function<bool()>& what) {
-  const auto until = std::chrono::steady_clock::now() + patience;
-  while (!what()) {
-    if (std::chrono::steady_clock::now() >= until) return false;
-    ::poll(nullptr, 0, 2);
-  }
-  return true;
-}
-
 // The switch is the whole machine's: on while a device waits for its next server, and not for long.
 TEST(GracePeriodsTest, AreExpeditedUntilTheNextServerServesOrTheirTimeIsOver) {
-  const std::string path = "/sys/kernel/rcu_expedited";
+  const std::string path = expedited_path;
   const auto value = [&] { return read_file(path, 16)->substr(0, 1); };
   const auto becomes = [&](const std::string& wanted) {
     return comes_true([&] { return value() == wanted; });

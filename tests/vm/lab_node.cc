@@ -300,6 +300,15 @@ pid_t LabNode::kernel_server_pid(const std::string& name) {
   return info ? info->server_pid : -1;
 }
 
+bool comes_true(const std::function<bool()>& what) {
+  const auto until = std::chrono::steady_clock::now() + patience;
+  while (!what()) {
+    if (std::chrono::steady_clock::now() >= until) return false;
+    ::poll(nullptr, 0, 2);
+  }
+  return true;
+}
+
 void kill_and_wait(pid_t pid) {
   auto process = Pidfd::open(pid);
   if (!process) return;  // gone already

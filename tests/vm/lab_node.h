@@ -108,6 +108,12 @@ class LabNode {
   std::unique_ptr<ControlDevice> control_;
 };
 
+// The kernel's switch that expedites grace periods, the whole machine's (node/agent/grace_periods.h).
+inline constexpr const char* expedited_path = "/sys/kernel/rcu_expedited";
+
+// Within `patience`, of what no event tells: a switch of the kernel, how a thread is scheduled.
+[[nodiscard]] bool comes_true(const std::function<bool()>& what);
+
 // SIGKILL by pid, and waits until it is gone (a child of ours or not).
 void kill_and_wait(pid_t pid);
 

@@ -132,4 +132,12 @@ void SlowDisk::serve() {
   (void)::shutdown(socket_.get(), SHUT_RDWR);
 }
 
+SlowPool::SlowPool(const SlowDisk& disk) {
+  EXPECT_EQ(shell("mkdir -p " + path() + " && mkfs.ext4 -q " + disk.path() + " && mount " +
+                  disk.path() + " " + path()),
+            0);
+}
+
+SlowPool::~SlowPool() { EXPECT_EQ(shell("umount " + path()), 0); }
+
 }  // namespace ublk_operator::lab

@@ -52,4 +52,14 @@ class SlowDisk {
   std::thread driver_;
 };
 
+// A file system on a slow disk, for a pool: a test failure when it cannot be made or unmounted.
+class SlowPool {
+ public:
+  explicit SlowPool(const SlowDisk& disk);
+  ~SlowPool();
+  SlowPool(const SlowPool&) = delete;
+  SlowPool& operator=(const SlowPool&) = delete;
+  [[nodiscard]] static std::string path() { return "/tmp/slow-pool"; }
+};
+
 }  // namespace ublk_operator::lab
