@@ -1,8 +1,9 @@
 // UblkVolume: what a user asks for (spec) and what is (status). The same types serve manifests on
-// one machine, the local API, the state folder and Kubernetes. Shape    plain values; every default
-// below is the documented default of the manifest field named in the comment. Units    names ending
-// in _bytes are bytes; durations are std::chrono. Source   Kubernetes API conventions: spec/status
-// split, standard conditions, quantities.
+// one machine, the local API, the state folder and Kubernetes.
+// Shape    plain values; every default below is the documented default of the manifest field named
+//          in the comment.
+// Units    names ending in _bytes are bytes; durations are std::chrono.
+// Source   Kubernetes API conventions: spec/status split, standard conditions, quantities.
 #pragma once
 #include <chrono>
 #include <cstdint>

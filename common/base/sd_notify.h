@@ -1,5 +1,6 @@
 // sd_notify: tells the service manager that started us how we are (Type=notify), without
-// libsystemd. Shape    one datagram to the socket that NOTIFY_SOCKET names: lines of KEY=VALUE.
+// libsystemd.
+// Shape    one datagram to the socket that NOTIFY_SOCKET names: lines of KEY=VALUE.
 // Errors   without NOTIFY_SOCKET nothing is sent and that is fine; otherwise the send's errno.
 // Threads  reads the environment: call it while nobody changes that.
 // Source   sd_notify(3), "Standalone Implementations".

@@ -1,11 +1,10 @@
 // MessageSocket: one JSON message a datagram, with file descriptors, between our own processes on
-// one machine. Shape    AF_UNIX SOCK_SEQPACKET; a message is a JSON object of at most
-// limits::message_bytes_max bytes and
-//          limits::message_fds_max descriptors (SCM_RIGHTS, received close-on-exec).
+// one machine.
+// Shape    AF_UNIX SOCK_SEQPACKET; a message is a JSON object of at most limits::message_bytes_max
+//          bytes and limits::message_fds_max descriptors (SCM_RIGHTS, received close-on-exec).
 // Errors   EPIPE/ECONNRESET: the other side is gone; EAGAIN: nothing to receive (never from a
-// blocking call);
-//          EPROTO: not JSON, truncated or too many descriptors (all received ones are closed);
-//          EMSGSIZE: too large to send.
+//          blocking call); EPROTO: not JSON, truncated or too many descriptors (all received ones
+//          are closed); EMSGSIZE: too large to send.
 // Threads  any number may send (a message goes whole or not at all) while one receives.
 #pragma once
 #include <chrono>

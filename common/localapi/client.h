@@ -1,15 +1,14 @@
 // LocalApiClient: the agent's VolumeService, on ublkctl's side of the local API's socket.
 // Shape    each call is a connection of its own, so calls from several threads do not wait for each
-// other, and a client
-//          outlives restarts of the agent. A watch has a connection and a thread; when the agent
-//          goes away it waits for the socket to come back (inotify), watches again, tells all
-//          volumes anew and reports those that are gone.
+//          other, and a client outlives restarts of the agent. A watch has a connection and a
+//          thread; when the agent goes away it waits for the socket to come back (inotify), watches
+//          again, tells all volumes anew and reports those that are gone.
 // Errors   those of VolumeService. ENOTCONN: nobody answers at the socket, or no permission to
-// connect; the detail says
-//          which and what to do. EFBIG, EINVAL: the manifest is too large, or is not UTF-8; nothing
-//          was sent.
+//          connect; the detail says which and what to do. EFBIG, EINVAL: the manifest is too large,
+//          or is not UTF-8; nothing was sent.
 // Threads  every method from any thread. on_change is called from the watch's thread. unwatch not
-// from within on_change. Time     a call ends after `call_timeout` (ETIMEDOUT: outcome unknown).
+//          from within on_change.
+// Time     a call ends after `call_timeout` (ETIMEDOUT: outcome unknown).
 #pragma once
 #include <chrono>
 #include <map>

@@ -1,8 +1,8 @@
 // FakeVolumeService: volumes in memory, for tests of what carries or uses a VolumeService. It keeps
 // the contract's errors (ENOENT, EINVAL for a manifest that does not decode, EBUSY while in use and
-// not forced) and tells watchers. Threads  every method from any thread, as the contract says.
-// on_change is called with the lock held, so unwatch()
-//          waits for one that is under way; on_change must not call back.
+// not forced) and tells watchers.
+// Threads  every method from any thread, as the contract says. on_change is called with the lock
+//          held, so unwatch() waits for one that is under way; on_change must not call back.
 #pragma once
 #include <cerrno>
 #include <functional>

@@ -1,17 +1,14 @@
 // LocalApiServer: carries a VolumeService over a unix socket (protocol.h) to ublkctl and scripts.
 // Shape    start() listens and serves until stop() or the destructor. The socket is 0660 root:root
-// unless told otherwise:
-//          who is not root does not even connect. With a wider mode, others may read (list, get,
-//          events, watch); only root and the agent's own uid may change things or take a support
-//          bundle (SO_PEERCRED at connect).
+//          unless told otherwise: who is not root does not even connect. With a wider mode, others
+//          may read (list, get, events, watch); only root and the agent's own uid may change things
+//          or take a support bundle (SO_PEERCRED at connect).
 // Errors   start(): EADDRINUSE (another agent answers at the path; a socket file nobody answers is
-// replaced),
-//          ENAMETOOLONG, or the system call's. Clients get theirs as answers.
+//          replaced), ENAMETOOLONG, or the system call's. Clients get theirs as answers.
 // Threads  a thread for accept and one a client, at most limits::local_api_clients_max, all owned
-// and joined. The
-//          service is called from the clients' threads. A slow watcher costs memory up to
-//          limits::local_api_watch_changes_max changes, then it is told so and dropped; on_change
-//          never waits for it.
+//          and joined. The service is called from the clients' threads. A slow watcher costs memory
+//          up to limits::local_api_watch_changes_max changes, then it is told so and dropped;
+//          on_change never waits for it.
 // Time     stop() waits for service calls under way, and for nothing else: clients are cut off.
 #pragma once
 #include <sys/types.h>

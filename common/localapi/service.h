@@ -1,12 +1,12 @@
 // VolumeService: what the agent offers to people on its machine (ublkctl), as an interface: the
 // agent implements it, the local API's server carries it over a unix socket, and the client in
-// ublkctl offers it again on the other side. Errors   ENOENT: no such volume; EINVAL: the request
-// cannot be right (detail says why); EBUSY: in use, and not forced;
-//          EEXIST: the name is taken by another manifest; EROFS: this source of volumes cannot be
-//          written from here. The detail is a sentence for people, with what to do. Through the
-//          local API also ENOTCONN: the agent cannot be reached (or was lost before it answered:
-//          then the outcome is unknown), ETIMEDOUT: it did not answer in time (outcome unknown),
-//          EPERM: only root may change things.
+// ublkctl offers it again on the other side.
+// Errors   ENOENT: no such volume; EINVAL: the request cannot be right (detail says why); EBUSY: in
+//          use, and not forced; EEXIST: the name is taken by another manifest; EROFS: this source
+//          of volumes cannot be written from here. The detail is a sentence for people, with what
+//          to do. Through the local API also ENOTCONN: the agent cannot be reached (or was lost
+//          before it answered: then the outcome is unknown), ETIMEDOUT: it did not answer in time
+//          (outcome unknown), EPERM: only root may change things.
 // Threads  every method from any thread.
 #pragma once
 #include <cstdint>

@@ -1,12 +1,11 @@
 // decide(): what to do next for one volume. The pure core of the reconciler: no clock, no I/O, no
 // log. The caller observes, decides, executes the one action, and observes again; every action is
-// small and safe to repeat. Shape    Desired comes from the spec and from what people asked for;
-// Observed from the kernel, the server process and the
-//          lease. Ages, attempts and deadlines arrive as data.
+// small and safe to repeat.
+// Shape    Desired comes from the spec and from what people asked for; Observed from the kernel,
+//          the server process and the lease. Ages, attempts and deadlines arrive as data.
 // Safety   never answers a failed recovery by deleting the device; never stops a device that may be
-// in use unless forced or
-//          the deadline's policy says so; never grants before the kernel released the old server's
-//          char device.
+//          in use unless forced or the deadline's policy says so; never grants before the kernel
+//          released the old server's char device.
 // Source   design "Reconciling" and "Never"; ublk-kernel facts, "States and recovery modes".
 #pragma once
 #include <chrono>

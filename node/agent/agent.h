@@ -1,7 +1,7 @@
 // Agent: everything of one node but the data path: makes what is equal to what the manifests want,
 // offers it to people on the machine (VolumeService), and leaves no trace in the I/O path: servers
-// survive it, and the next agent adopts them. Threads  run() in one thread; the VolumeService
-// methods from any.
+// survive it, and the next agent adopts them.
+// Threads  run() in one thread; the VolumeService methods from any.
 #pragma once
 #include <chrono>
 #include <functional>

@@ -1,7 +1,7 @@
 // ServerPool: the agent's servers. Keeps the connection to the spawner, a few warm standbys, and
-// the notices of servers that exited. Shape    acquire() gives a server that no volume has; whoever
-// acquired it owns it until it dies. adopt() gives, once, the
-//          servers that a former agent had bound to volumes.
+// the notices of servers that exited.
+// Shape    acquire() gives a server that no volume has; whoever acquired it owns it until it dies.
+//          adopt() gives, once, the servers that a former agent had bound to volumes.
 // Errors   ENOTCONN: no spawner answers at the moment; on_change is called when one does again.
 // Threads  any; the pool has one thread of its own, which connects, refills and listens for exits.
 #pragma once

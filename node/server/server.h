@@ -7,8 +7,7 @@
 //          driver of 6.12 is fragile (a server that dies there can leave the device beyond
 //          recovery).
 // Errors   a failed prepare or grant is told ("failed") and ends the server; a message that makes
-// no
-//          sense is ignored once it serves.
+//          no sense is ignored once it serves.
 // End      run() returns the exit status. There is no orderly stop: a server that half-drains is
 //          worse than one that is gone, and what must be drained is taken back by the kernel
 //          (QUIESCE_DEV, STOP_DEV). The caller should leave by _exit(), as a killed server does.

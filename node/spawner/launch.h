@@ -3,8 +3,7 @@
 //          output and error, and nothing else: no other descriptor, no capability, no signal
 //          blocked, no environment but the few names in launch.cc.
 // Order    privileged things first (cgroup, OOM score, limits, PR_SET_IO_FLUSHER), then the uid,
-// the
-//          capabilities, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG last.
+//          the capabilities, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG last.
 // Threads  PR_SET_PDEATHSIG follows the calling thread: when that thread ends, so do its servers.
 #pragma once
 #include <sys/types.h>

@@ -1,13 +1,11 @@
 // The ublk driver's binary interface: control commands (through /dev/ublk-control), I/O commands
 // (through /dev/ublkcN) and the descriptors that the driver shares with its server.
 // Shape    layouts and constants of the kernel, byte for byte; no policy. Programs outside
-// node/ublk
-//          and node/server have no business here: they use device.h and control_device.h.
+//          node/ublk and node/server have no business here: they use device.h and control_device.h.
 // Units    a sector is 512 bytes whatever the logical block size.
 // Source   the interface of Linux 7.2. Everything is additive, so it also serves 6.12; what a
-// kernel
-//          really has, GET_FEATURES says. Debian 12's own headers end at 6.1, hence this file;
-//          abi_test.cc compares it with linux/ublk_cmd.h of 7.2 when UBLK_UAPI_DIR names one.
+//          kernel really has, GET_FEATURES says. Debian 12's own headers end at 6.1, hence this
+//          file; abi_test.cc compares it with linux/ublk_cmd.h of 7.2 when UBLK_UAPI_DIR names one.
 #pragma once
 #include <sys/ioctl.h>
 

@@ -108,7 +108,7 @@ class LabNode {
   std::unique_ptr<ControlDevice> control_;
 };
 
-// The kernel's switch that expedites grace periods, the whole machine's (node/agent/grace_periods.h).
+// The kernel's switch that expedites grace periods, the whole machine's: grace_periods.h.
 inline constexpr const char* expedited_path = "/sys/kernel/rcu_expedited";
 
 // Within `patience`, of what no event tells: a switch of the kernel, how a thread is scheduled.

@@ -1,7 +1,8 @@
 // SlowDisk: a disk below a pool that holds one write back, as long as a test wants, while it serves
 // everything else: the kernel's nbd driver with this process as its server. So a write that a dead
 // ublk-server has left behind can be made as late as needed, and newer ones overtake it if they
-// may. Needs root and nbd. Threads  any.
+// may. Needs root and nbd.
+// Threads  any.
 #pragma once
 #include <condition_variable>
 #include <cstddef>
