@@ -46,12 +46,16 @@ no_wildcards() {
   grep -q 'verbs:' "$WORK/rules"
   ! grep -F '*' "$WORK/rules"
 }
+# render_pods: into WORK/node.yaml and WORK/controller.yaml.
+render_pods() {
+  render -s templates/node-daemonset.yaml >"$WORK/node.yaml"
+  render -s templates/controller-deployment.yaml >"$WORK/controller.yaml"
+}
 # What the pods are given, and what not.
 pods_are_bounded() {
   render "${ALL_OBJECTS[@]}" >"$WORK/pods.yaml"
   same 0 "$(grep -cE 'hostNetwork|hostPort|hostIPC' "$WORK/pods.yaml")"
-  render -s templates/node-daemonset.yaml >"$WORK/node.yaml"
-  render -s templates/controller-deployment.yaml >"$WORK/controller.yaml"
+  render_pods
   same 2 "$(grep -c 'readOnlyRootFilesystem: true' "$WORK/node.yaml")"
   same 1 "$(grep -c 'readOnlyRootFilesystem: true' "$WORK/controller.yaml")"
   grep -q 'hostPID: true' "$WORK/node.yaml"
@@ -60,8 +64,7 @@ pods_are_bounded() {
 }
 pods_are_kept() {
   local probe
-  render -s templates/node-daemonset.yaml >"$WORK/node.yaml"
-  render -s templates/controller-deployment.yaml >"$WORK/controller.yaml"
+  render_pods
   grep -q 'priorityClassName: system-node-critical' "$WORK/node.yaml"
   grep -q 'priorityClassName: system-cluster-critical' "$WORK/controller.yaml"
   gives 1 count 'kind: PodDisruptionBudget'

@@ -5,6 +5,7 @@
 . "$LAB_DIR/cluster/archive.sh"
 NAMESPACE=ublk-system
 AGENT='^/usr/bin/ublk-node agent' SPAWNER='^/usr/bin/ublk-node spawner' SERVER='^/usr/bin/ublk-server'     # their command lines
+WATCHDOG='^/usr/bin/ublk-node watchdog'     # the first process of each container of a node's pod
 
 cluster() { "$REPO/dev" cluster "$@"; }
 kube() { kubectl -n "$NAMESPACE" "$@"; }

@@ -14,7 +14,6 @@ leave() {
 }
 trap leave EXIT
 use_cluster
-WATCHDOG='^/usr/bin/ublk-node watchdog'
 
 recoveries() { kubectl get ublkvolume "$1" -o jsonpath='{.status.recoveryCount}'; }
 applied() {
@@ -68,7 +67,7 @@ deleted_ten_times() {
   done
   kube rollout status daemonset/ublk-node --timeout=180s
 }
-# watchdogs: process ids of the first process of each container. While they are the same, the kubelet has restarted nothing:
+# watchdogs: their process ids. While they are the same, the kubelet has restarted nothing:
 # its back-off, of up to five minutes, had no part in what happened.
 watchdogs() { on_node "pgrep -f '$WATCHDOG'" | sort -n | tr '\n' ' '; }
 # killed PATTERN: SIGKILL of the processes with such a command line, again and again. What the application on Reissue paused
